@@ -94,7 +94,7 @@ impl FromStr for Millis {
 
 impl fmt::Display for Millis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (name, unit) = UNITS.iter().find(|(_, unit)| self.0 % unit == 0).unwrap_or(&("ms", 1));
+        let (name, unit) = UNITS.iter().find(|(_, unit)| self.0.is_multiple_of(*unit)).unwrap_or(&("ms", 1));
         write!(f, "{}{name}", self.0 / unit)
     }
 }
