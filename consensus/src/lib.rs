@@ -1,12 +1,19 @@
 //! What Assent decides, and how anybody can check it: pure functions over bytes, with no I/O, clock, randomness or threads.
 
+pub mod bundle;
+pub mod contract;
 pub mod digest;
+pub mod duty;
 pub mod encoding;
+pub mod event;
+pub mod header;
 pub mod json;
 pub mod jwk;
 pub mod jws;
 pub mod merkle;
+pub mod message;
 pub mod name;
 pub mod subject;
 pub mod time;
+pub mod transaction;
 pub mod vote;

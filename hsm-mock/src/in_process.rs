@@ -40,8 +40,7 @@ pub fn run_with_token(label: &str, here: &str, body: impl FnOnce(&SoftHsmToken))
         let directory = std::path::PathBuf::from(variable(DIRECTORY_VARIABLE));
         let token = SoftHsmToken::open(&directory, label, &variable(SERIAL_VARIABLE))
             .unwrap_or_else(|error| panic!("{error}"));
-        std::fs::write(directory.join(STARTED_FILE), "")
-            .expect("the token's directory is writable");
+        std::fs::write(directory.join(STARTED_FILE), "").expect("the token's directory is writable");
         return body(&token);
     }
 
@@ -57,17 +56,12 @@ pub fn run_with_token(label: &str, here: &str, body: impl FnOnce(&SoftHsmToken))
         .expect("a test can start its executable");
     assert!(status.success(), "`{test}` failed with its token: {status}");
     // The test harness also exits with 0 when no test has this name.
-    assert!(
-        token.directory().join(STARTED_FILE).exists(),
-        "`{test}` was not found to be run"
-    );
+    assert!(token.directory().join(STARTED_FILE).exists(), "`{test}` was not found to be run");
 }
 
 /// `krate::module::test::here` or `krate::module::test::{{closure}}::here` without its ends.
 fn test_name(here: &str) -> String {
-    let (_, path) = here
-        .split_once("::")
-        .expect("an item's path begins with its crate");
+    let (_, path) = here.split_once("::").expect("an item's path begins with its crate");
     let path = path.strip_suffix("::here").unwrap_or(path);
     path.trim_end_matches("::{{closure}}").to_owned()
 }

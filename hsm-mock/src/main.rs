@@ -7,9 +7,7 @@ use assent_hsm_mock::SoftHsmToken;
 use clap::{Parser, Subcommand};
 
 fn main() -> ExitCode {
-    let Command::Token {
-        command: TokenCommand::Create { dir, label },
-    } = Arguments::parse().command;
+    let Command::Token { command: TokenCommand::Create { dir, label } } = Arguments::parse().command;
     match SoftHsmToken::create_in(&dir, &label) {
         Ok(token) => {
             println!(

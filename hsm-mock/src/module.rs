@@ -13,17 +13,9 @@ use crate::TokenError;
 pub fn find_module() -> Result<PathBuf, TokenError> {
     if let Some(named) = std::env::var_os("SOFTHSM2_MODULE").filter(|value| !value.is_empty()) {
         let named = PathBuf::from(named);
-        return if named.is_file() {
-            Ok(named)
-        } else {
-            Err(TokenError::NamedModuleMissing { path: named })
-        };
+        return if named.is_file() { Ok(named) } else { Err(TokenError::NamedModuleMissing { path: named }) };
     }
-    WELL_KNOWN
-        .iter()
-        .map(PathBuf::from)
-        .find(|path| path.is_file())
-        .ok_or(TokenError::NoModule)
+    WELL_KNOWN.iter().map(PathBuf::from).find(|path| path.is_file()).ok_or(TokenError::NoModule)
 }
 
 const WELL_KNOWN: &[&str] = &[

@@ -43,19 +43,10 @@ impl SoftHsmToken {
     ///
     /// As [`create`](Self::create); [`TokenError::NotEmpty`].
     pub fn create_in(directory: &Path, label: &str) -> Result<Self, TokenError> {
-        let at = |source| TokenError::Io {
-            path: directory.to_owned(),
-            source,
-        };
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(at)?;
+        let at = |source| TokenError::Io { path: directory.to_owned(), source };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(at)?;
         if fs::read_dir(directory).map_err(at)?.next().is_some() {
-            return Err(TokenError::NotEmpty {
-                path: directory.to_owned(),
-            });
+            return Err(TokenError::NotEmpty { path: directory.to_owned() });
         }
         Self::initialise(Home::Lasting(directory.canonicalize().map_err(at)?), label)
     }
@@ -159,13 +150,8 @@ impl SoftHsmToken {
         fs::DirBuilder::new()
             .mode(0o700)
             .create(&tokens)
-            .map_err(|source| TokenError::Io {
-                path: tokens.clone(),
-                source,
-            })?;
-        let tokens = tokens.to_str().ok_or_else(|| TokenError::NotText {
-            path: tokens.clone(),
-        })?;
+            .map_err(|source| TokenError::Io { path: tokens.clone(), source })?;
+        let tokens = tokens.to_str().ok_or_else(|| TokenError::NotText { path: tokens.clone() })?;
         let config = directory.join(CONFIG_FILE);
         write_private(
             &config,
@@ -179,19 +165,8 @@ impl SoftHsmToken {
         write_private(&pin_file, pin.expose_secret())?;
         write_private(&directory.join(SO_PIN_FILE), so_pin.expose_secret())?;
         softhsm2_util::initialise(&config, label, &pin, &so_pin)?;
-        let serial = softhsm2_util::serials(&config)?
-            .pop()
-            .ok_or(TokenError::NoSerial)?;
-        Ok(Self {
-            home,
-            module,
-            config,
-            pin_file,
-            label: label.to_owned(),
-            serial,
-            pin,
-            so_pin,
-        })
+        let serial = softhsm2_util::serials(&config)?.pop().ok_or(TokenError::NoSerial)?;
+        Ok(Self { home, module, config, pin_file, label: label.to_owned(), serial, pin, so_pin })
     }
 }
 
@@ -228,9 +203,7 @@ pub enum TokenError {
         said: String,
     },
     /// The token was initialised, yet the tool does not list it.
-    #[error(
-        "`softhsm2-util --show-slots` lists no initialised token; is another SoftHSM in the way?"
-    )]
+    #[error("`softhsm2-util --show-slots` lists no initialised token; is another SoftHSM in the way?")]
     NoSerial,
     /// A label has no place in the 32 bytes that PKCS#11 has for it.
     #[error("a token's label is 1 to 32 bytes without control characters, and `{label}` is not")]
@@ -287,23 +260,16 @@ impl Home {
 /// SoftHSM writes each object with dozens of system calls, so tmpfs is many times faster than a disk.
 fn temporary_directory() -> Result<tempfile::TempDir, TokenError> {
     let mut builder = tempfile::Builder::new();
-    builder
-        .prefix("assent-hsm-")
-        .permissions(fs::Permissions::from_mode(0o700));
+    builder.prefix("assent-hsm-").permissions(fs::Permissions::from_mode(0o700));
     if let Ok(directory) = builder.tempdir_in("/dev/shm") {
         return Ok(directory);
     }
-    builder.tempdir().map_err(|source| TokenError::Io {
-        path: std::env::temp_dir(),
-        source,
-    })
+    builder.tempdir().map_err(|source| TokenError::Io { path: std::env::temp_dir(), source })
 }
 
 fn check_label(label: &str) -> Result<(), TokenError> {
     if label.is_empty() || label.len() > MAX_LABEL_BYTES || label.chars().any(char::is_control) {
-        return Err(TokenError::Label {
-            label: label.to_owned(),
-        });
+        return Err(TokenError::Label { label: label.to_owned() });
     }
     Ok(())
 }
@@ -311,11 +277,7 @@ fn check_label(label: &str) -> Result<(), TokenError> {
 fn random_pin() -> Result<SecretString, TokenError> {
     let mut bytes = [0; PIN_RANDOM_BYTES];
     getrandom::fill(&mut bytes).map_err(TokenError::Random)?;
-    Ok(bytes
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect::<String>()
-        .into())
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into())
 }
 
 fn write_private(path: &Path, content: &str) -> Result<(), TokenError> {
@@ -325,27 +287,17 @@ fn write_private(path: &Path, content: &str) -> Result<(), TokenError> {
         .mode(0o600)
         .open(path)
         .and_then(|mut file| file.write_all(content.as_bytes()))
-        .map_err(|source| TokenError::Io {
-            path: path.to_owned(),
-            source,
-        })
+        .map_err(|source| TokenError::Io { path: path.to_owned(), source })
 }
 
 fn read_pin(path: &Path) -> Result<SecretString, TokenError> {
     fs::read_to_string(path)
         .map(SecretString::from)
-        .map_err(|source| TokenError::Io {
-            path: path.to_owned(),
-            source,
-        })
+        .map_err(|source| TokenError::Io { path: path.to_owned(), source })
 }
 
 fn uri(label: &str, serial: &str) -> String {
-    format!(
-        "pkcs11:token={};serial={}",
-        percent_encoded(label),
-        percent_encoded(serial)
-    )
+    format!("pkcs11:token={};serial={}", percent_encoded(label), percent_encoded(serial))
 }
 
 /// All but RFC 3986's unreserved characters encoded, which every RFC 7512 parser takes.
@@ -377,14 +329,8 @@ mod tests {
     fn a_token_is_there_until_it_is_dropped() {
         let token = SoftHsmToken::create("first").expect("softhsm2 is installed");
         let directory = token.directory().to_owned();
-        assert_eq!(
-            softhsm2_util::serials(token.config()).expect("listed"),
-            [token.serial()]
-        );
-        assert_eq!(
-            token.uri(),
-            format!("pkcs11:token=first;serial={}", token.serial())
-        );
+        assert_eq!(softhsm2_util::serials(token.config()).expect("listed"), [token.serial()]);
+        assert_eq!(token.uri(), format!("pkcs11:token=first;serial={}", token.serial()));
         assert!(directory.is_dir());
         drop(token);
         assert!(!directory.exists());
@@ -418,13 +364,9 @@ mod tests {
     #[test]
     fn many_tokens_are_made_at_once() {
         let serials: std::collections::BTreeSet<String> = std::thread::scope(|scope| {
-            let makers: Vec<_> = (0..8)
-                .map(|_| scope.spawn(|| SoftHsmToken::create("same label").expect("made")))
-                .collect();
-            makers
-                .into_iter()
-                .map(|maker| maker.join().expect("no panic").serial().to_owned())
-                .collect()
+            let makers: Vec<_> =
+                (0..8).map(|_| scope.spawn(|| SoftHsmToken::create("same label").expect("made"))).collect();
+            makers.into_iter().map(|maker| maker.join().expect("no panic").serial().to_owned()).collect()
         });
         assert_eq!(serials.len(), 8);
     }
@@ -434,21 +376,13 @@ mod tests {
         let token = SoftHsmToken::create("twin").expect("made");
         let second = token.add_token("twin").expect("added");
         assert_ne!(second, token.uri());
-        assert_eq!(
-            softhsm2_util::serials(token.config())
-                .expect("listed")
-                .len(),
-            2
-        );
+        assert_eq!(softhsm2_util::serials(token.config()).expect("listed").len(), 2);
     }
 
     #[test]
     fn a_label_that_pkcs11_cannot_hold_is_refused() {
         for label in ["", "a label that is longer than 32 bytes", "new\nline"] {
-            assert!(matches!(
-                SoftHsmToken::create(label),
-                Err(TokenError::Label { .. })
-            ));
+            assert!(matches!(SoftHsmToken::create(label), Err(TokenError::Label { .. })));
         }
     }
 
@@ -462,9 +396,6 @@ mod tests {
 
     #[test]
     fn a_uri_encodes_what_is_not_plain() {
-        assert_eq!(
-            uri("a b;c=ü", "0f"),
-            "pkcs11:token=a%20b%3Bc%3D%C3%BC;serial=0f"
-        );
+        assert_eq!(uri("a b;c=ü", "0f"), "pkcs11:token=a%20b%3Bc%3D%C3%BC;serial=0f");
     }
 }

@@ -23,8 +23,7 @@ pub(crate) fn initialise(
     so_pin: &SecretString,
 ) -> Result<(), TokenError> {
     let terminal = |source| TokenError::Terminal { source };
-    let ours =
-        openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).map_err(terminal)?;
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).map_err(terminal)?;
     grantpt(&ours).map_err(terminal)?;
     unlockpt(&ours).map_err(terminal)?;
     let name = ptsname(&ours, Vec::new()).map_err(terminal)?;
@@ -37,10 +36,8 @@ pub(crate) fn initialise(
 
     let mut ours = File::from(ours);
     for secret in [so_pin, so_pin, pin, pin] {
-        writeln!(ours, "{}", secret.expose_secret()).map_err(|source| TokenError::Io {
-            path: OsStr::from_bytes(name.as_bytes()).into(),
-            source,
-        })?;
+        writeln!(ours, "{}", secret.expose_secret())
+            .map_err(|source| TokenError::Io { path: OsStr::from_bytes(name.as_bytes()).into(), source })?;
     }
     let arguments = ["--init-token", "--free", "--label", label];
     run(config, &arguments, Stdio::from(theirs)).map(drop)
@@ -59,18 +56,13 @@ pub(crate) fn serials(config: &Path) -> Result<Vec<String>, TokenError> {
 
 fn run(config: &Path, arguments: &[&str], stdin: Stdio) -> Result<String, TokenError> {
     let tool = std::env::var_os("SOFTHSM2_UTIL").unwrap_or_else(|| OsString::from("softhsm2-util"));
-    let output = Command::new(&tool)
-        .args(arguments)
-        .env("SOFTHSM2_CONF", config)
-        .stdin(stdin)
-        .output()
-        .map_err(|source| match source.kind() {
-            std::io::ErrorKind::NotFound => TokenError::NoUtil,
-            _ => TokenError::Io {
-                path: tool.into(),
-                source,
+    let output =
+        Command::new(&tool).args(arguments).env("SOFTHSM2_CONF", config).stdin(stdin).output().map_err(
+            |source| match source.kind() {
+                std::io::ErrorKind::NotFound => TokenError::NoUtil,
+                _ => TokenError::Io { path: tool.into(), source },
             },
-        })?;
+        )?;
     if !output.status.success() {
         return Err(TokenError::Util {
             command: arguments[0].to_owned(),

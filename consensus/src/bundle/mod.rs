@@ -1,0 +1,96 @@
+//! Bundles: one file that proves one request offline.
+
+use serde::{Deserialize, Serialize};
+
+use crate::encoding::Bytes;
+use crate::header::Inclusion;
+use crate::json::Integer;
+use crate::jwk::PublicKey;
+use crate::jws::Jws;
+use crate::message::{CountedMessage, DeploymentId, KeyVersion};
+use crate::name::Name;
+use crate::subject::SignatureFormat;
+
+/// The proof of one request (`application/vnd.assent.bundle+json`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bundle {
+    /// 1
+    pub version: Integer,
+    /// The deployment.
+    pub genesis: DeploymentId,
+    /// The exact policy document.
+    pub policy: Bytes,
+    /// The exact process document.
+    pub definition: Bytes,
+    /// The start of the case.
+    pub start: Jws,
+    /// The vote request.
+    pub vote_request: Jws,
+    /// The ballots, in the order counted.
+    pub ballots: Vec<CountedMessage>,
+    /// The requester's cancellation; `at` is the decision's `decided`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cancel: Option<CountedMessage>,
+    /// The decision.
+    pub decision: Jws,
+    /// From the contract's key in genesis to the one used.
+    pub contract_transitions: Vec<TransitionPair>,
+    /// From the operational key in genesis to the one used.
+    pub key_transitions: Vec<TransitionPair>,
+    /// Bundles of the approved changes that lead from genesis to what this request relies on, in order of `decided`.
+    pub history: Vec<Bundle>,
+    /// The decision's place in the consensus ledger.
+    pub inclusion: Inclusion,
+    /// What the approved action gave.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub result: Option<ActionResult>,
+}
+
+/// A key transition, signed by the one who may and by the new key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TransitionPair {
+    /// Signed by the governing contract's key.
+    pub first: Jws,
+    /// Signed by the new key.
+    pub new: Jws,
+}
+
+/// What an approved action gave: a signature by an operational key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ActionOutput {
+    /// The operational key.
+    pub key: Name,
+    /// Its version.
+    pub version: KeyVersion,
+    /// Its public key.
+    pub public_key: PublicKey,
+    /// The form of the signature.
+    pub format: SignatureFormat,
+    /// The signature, in that form.
+    pub signature: Bytes,
+}
+
+/// An [`ActionOutput`] with its place in the process ledger. Members stand side by side, as in the bundle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "the first five are those of `ActionOutput`")]
+pub struct ActionResult {
+    pub key: Name,
+    pub version: KeyVersion,
+    pub public_key: PublicKey,
+    pub format: SignatureFormat,
+    pub signature: Bytes,
+    /// The `result-recorded` event.
+    pub inclusion: Inclusion,
+}
+
+impl ActionResult {
+    /// `output` at its place in the ledger.
+    pub fn new(output: ActionOutput, inclusion: Inclusion) -> ActionResult {
+        let ActionOutput { key, version, public_key, format, signature } = output;
+        ActionResult { key, version, public_key, format, signature, inclusion }
+    }
+}
