@@ -13,6 +13,7 @@ pub mod jws;
 pub mod merkle;
 pub mod message;
 pub mod name;
+pub mod policy;
 pub mod subject;
 pub mod time;
 pub mod transaction;
