@@ -65,11 +65,24 @@ impl RequestId {
         step: &Name,
         attempt: Integer,
     ) -> Self {
+        RequestId::of(deployment, &start.chain, &start.process, &start.case, requester, step, attempt)
+    }
+
+    /// The same, from the members that it is made of.
+    pub fn of(
+        deployment: DeploymentId,
+        calling_chain: &Name,
+        process: &Name,
+        case: &Name,
+        requester: Thumbprint,
+        step: &Name,
+        attempt: Integer,
+    ) -> RequestId {
         let tuple = Tuple::new("assent-request-v1")
             .digest(&deployment.0)
-            .text(start.chain.as_str())
-            .text(start.process.as_str())
-            .text(start.case.as_str())
+            .text(calling_chain.as_str())
+            .text(process.as_str())
+            .text(case.as_str())
             .text(&requester.to_string())
             .text(step.as_str())
             .number(attempt.get());

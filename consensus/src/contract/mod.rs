@@ -25,6 +25,12 @@ pub trait State {
 
     /// Up to `limit` keys that begin with `prefix`, and their values, in order of key.
     fn scan(&self, prefix: &[u8], limit: usize) -> Vec<(Vec<u8>, Vec<u8>)>;
+
+    /// The same, of the keys after `after` alone. A store should do better than this.
+    fn scan_after(&self, prefix: &[u8], after: &[u8], limit: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let entries = self.scan(prefix, usize::MAX).into_iter();
+        entries.filter(|(key, _)| key.as_slice() > after).take(limit).collect()
+    }
 }
 
 /// Where and when a transaction is executed.
