@@ -1,0 +1,10 @@
+//! The `assent` program as a library: the node that keeps both logs and carries what they ask of each other and of the
+//! KMS, its HTTP API, and the client of that API that every command uses.
+//!
+//! ```text
+//! voter, requester ──▶ client ──HTTP──▶ node
+//! ```
+
+pub mod api;
+pub mod client;
+pub mod http;
