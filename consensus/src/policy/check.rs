@@ -1,31 +1,27 @@
-//! From syntax tree to policy: the linter behind invariant I9.
-//!
-//! First names are resolved and every node is looked at by itself. Then, if nothing is wrong so far, two futures are
-//! played with the evaluator itself: everybody who may approves as soon as he may, and everybody abstains as soon as he
-//! may. Nodes never become true later because a ballot is cast earlier, or because it approves instead of rejecting or
-//! missing; so if the first future does not approve, none does, and if the second does not, none without an approving
-//! ballot does.
+//! From syntax tree to policy: names are resolved, and every node is looked at by itself.
 
 use std::collections::BTreeMap;
 
 use toml::Spanned;
 
 use super::document::{Document, Form, RuleEntry, VoterEntry};
-use super::evaluate::{State, Tally};
-use super::finding::{Finding, Position};
+use super::evaluate::Leaf;
+use super::finding::{Finding, Lines};
 use super::table::nearest;
 use super::{
-    Group, GroupIndex, Measure, Node, NodeIndex, Policy, ROOT, Rule, Seat, SomeWord, Voter, VoterIndex,
+    FINDING_LIMIT, Group, GroupIndex, Measure, Node, NodeIndex, Policy, ROOT, Rule, Seat, SomeWord, Voter,
+    VoterIndex,
 };
 use crate::digest::Digest;
+use crate::jwk::Thumbprint;
 use crate::name::Name;
-use crate::time::{Millis, UnixMillis};
-use crate::vote::Choice;
+use crate::time::Millis;
 
 /// Makes a policy of what `bytes` were read as; on failure every finding, in no order.
 pub(super) fn check(document: Document, bytes: &[u8]) -> Result<Policy, Vec<Finding>> {
     let text = String::from_utf8_lossy(bytes);
-    let mut checker = Checker { text: &text, deadline: *document.deadline.get_ref(), findings: Vec::new() };
+    let mut checker =
+        Checker { lines: Lines::of(&text), deadline: *document.deadline.get_ref(), findings: Vec::new() };
     let (by_name, by_key) = checker.electorate(&document.voters);
     let groups = Groups::of(&document.voters);
     for pair in &document.exclusive {
@@ -36,6 +32,12 @@ pub(super) fn check(document: Document, bytes: &[u8]) -> Result<Policy, Vec<Find
     if !checker.findings.is_empty() {
         return Err(checker.findings);
     }
+    let seat = |voter: &VoterEntry| Seat {
+        position: checker.lines.position(voter.name.span().start),
+        leaves: Vec::new(),
+        gates: Vec::new(),
+    };
+    let seats = document.voters.iter().map(seat).collect();
     let voters = document.voters.into_iter().map(Voter::from).collect();
     let mut policy = Policy {
         document: bytes.into(),
@@ -51,17 +53,16 @@ pub(super) fn check(document: Document, bytes: &[u8]) -> Result<Policy, Vec<Find
         by_name,
         groups: groups.list,
         nodes,
-        seats: Vec::new(),
+        blank: Vec::new(),
+        seats,
     };
-    policy.seats = checker.seats(&policy);
-    if checker.findings.is_empty() {
-        checker.futures(&policy);
-    }
+    policy.blank = policy.nodes.iter().map(|node| blank(&policy, &node.rule)).collect();
+    checker.seats(&mut policy);
     if checker.findings.is_empty() { Ok(policy) } else { Err(checker.findings) }
 }
 
 struct Checker<'d> {
-    text: &'d str,
+    lines: Lines<'d>,
     deadline: Millis,
     findings: Vec<Finding>,
 }
@@ -72,7 +73,7 @@ struct Groups {
     by_name: BTreeMap<Name, GroupIndex>,
 }
 
-type Electorate = (BTreeMap<Name, VoterIndex>, BTreeMap<crate::jwk::Thumbprint, VoterIndex>);
+type Electorate = (BTreeMap<Name, VoterIndex>, BTreeMap<Thumbprint, VoterIndex>);
 
 impl Checker<'_> {
     fn report(&mut self, offset: usize, message: String) {
@@ -80,8 +81,10 @@ impl Checker<'_> {
     }
 
     fn report_with_help(&mut self, offset: usize, message: String, help: Option<String>) {
-        let position = Position::of(self.text, offset);
-        self.findings.push(Finding { position, message, help });
+        if self.findings.len() < FINDING_LIMIT {
+            let position = self.lines.position(offset);
+            self.findings.push(Finding { position, message, help });
+        }
     }
 
     /// The voters by name and by key.
@@ -109,7 +112,9 @@ impl Checker<'_> {
         let known = (self.known_group(first, groups), self.known_group(second, groups));
         let (Some(first), Some(second)) = known else { return };
         let (first, second) = (groups.group(first), groups.group(second));
-        for &member in first.members.iter().filter(|member| second.members.contains(member)) {
+        // Members are in the order of the voters.
+        let in_both = |member: &&VoterIndex| second.members.binary_search(member).is_ok();
+        for &member in first.members.iter().filter(in_both) {
             let voter = &voters[member.place()];
             let message = format!(
                 "the voter `{}` is in `{}` and in `{}`, which are exclusive",
@@ -141,7 +146,7 @@ impl Checker<'_> {
         nodes: &mut Vec<Node>,
     ) -> Option<NodeIndex> {
         let index = NodeIndex(u16::try_from(nodes.len()).expect("a rule has at most NODE_LIMIT nodes"));
-        let position = Position::of(self.text, entry.start);
+        let position = self.lines.position(entry.start);
         // Children come after their parent, which is put right when they are known.
         nodes.push(Node { position, rule: Rule::Then { levels: Vec::new() } });
         let rule = match &entry.form {
@@ -212,7 +217,7 @@ impl Checker<'_> {
         let (word, reach, of_what) = match measure {
             Measure::Approvals => ("at_least", members.len() as u64, "members"),
             Measure::Ballots => ("quorum", members.len() as u64, "members"),
-            Measure::Weight => ("weight", weight, "weight"),
+            Measure::Weight => ("weight", weight, "weights"),
             Measure::Percent(_) if (1..=100).contains(&wanted) => {
                 // The group's weight is below 2^41, so this is exact.
                 let threshold = (wanted * weight).div_ceil(100);
@@ -250,15 +255,14 @@ impl Checker<'_> {
     }
 
     /// What each voter's ballot counts for; reports voters who stand in two levels of one `then`.
-    fn seats(&mut self, policy: &Policy) -> Vec<Seat> {
-        let mut seats: Vec<Seat> = policy.voters.iter().map(|_| Seat::default()).collect();
-        let standing = self.standing(policy, ROOT, &mut seats);
-        debug_assert_eq!(standing.len(), policy.voters.len());
+    fn seats(&mut self, policy: &mut Policy) {
+        let mut seats = std::mem::take(&mut policy.seats);
+        self.standing(policy, ROOT, &mut seats);
         for seat in &mut seats {
             seat.leaves.sort_unstable();
             seat.gates.sort_unstable();
         }
-        seats
+        policy.seats = seats;
     }
 
     /// Whether each voter stands in the node or below it.
@@ -287,7 +291,9 @@ impl Checker<'_> {
                                 policy.voters[place].name
                             );
                             let position = policy.node(*level).position;
-                            self.findings.push(Finding { position, message, help: None });
+                            if self.findings.len() < FINDING_LIMIT {
+                                self.findings.push(Finding { position, message, help: None });
+                            }
                         }
                         here[place] = true;
                         seats[place].gates.push(*level);
@@ -297,79 +303,17 @@ impl Checker<'_> {
         }
         here
     }
-
-    fn futures(&mut self, policy: &Policy) {
-        let position = policy.node(ROOT).position;
-        let mut report = |message: String| {
-            self.findings.push(Finding { position, message, help: None });
-        };
-        if !requesters(policy).any(|barred| approves(policy, barred, Choice::Approve, &[])) {
-            report("the rule could never approve, not even if everybody approves as soon as he may".into());
-        }
-        if may_hold_unapproved(policy, ROOT)
-            && let Some(barred) =
-                requesters(policy).find(|barred| approves(policy, *barred, Choice::Abstain, &[]))
-        {
-            let requester = match barred {
-                None => String::new(),
-                Some(voter) => format!(", if `{}` is the requester", policy.voter(voter).name),
-            };
-            report(format!("the rule could approve with no approving ballot{requester}"));
-        }
-    }
 }
 
-/// Everybody whom a request can bar from voting: nobody, and then each voter unless requesters may vote.
-fn requesters(policy: &Policy) -> impl Iterator<Item = Option<VoterIndex>> {
-    let voters = indexed(&policy.voters).map(|(index, _)| Some(index));
-    std::iter::once(None).chain(voters.filter(|_| !policy.requester_may_vote))
-}
-
-/// Whether the rule comes to approve if all voters but the barred and the `silent` ones vote `choice` as soon as they may.
-pub(super) fn approves(
-    policy: &Policy,
-    barred: Option<VoterIndex>,
-    choice: Choice,
-    silent: &[VoterIndex],
-) -> bool {
-    let mut tally = Tally::barring(policy, barred, UnixMillis::new(0));
-    let mut waiting: Vec<VoterIndex> = indexed(&policy.voters)
-        .map(|(index, _)| index)
-        .filter(|voter| Some(*voter) != barred && !silent.contains(voter))
-        .collect();
-    let mut begun = vec![false; policy.nodes.len()];
-    let mut now = 0;
-    loop {
-        match tally.visit(now, &mut |node, _, _| begun[usize::from(node.0)] = true) {
-            State::True(_) => return true,
-            State::False(_) => return false,
-            State::Open if now >= tally.end() => return false,
-            State::Open => {}
-        }
-        let before = waiting.len();
-        waiting.retain(|voter| {
-            let may = policy.seat(*voter).gates.iter().all(|gate| begun[usize::from(gate.0)]);
-            if may {
-                tally.count(*voter, choice, now);
-            }
-            !may
-        });
-        if waiting.len() == before {
-            now = tally.next_step(now);
-        }
-    }
-}
-
-/// Whether the node could become true with no approving ballot if every moment and every threshold were in reach.
-fn may_hold_unapproved(policy: &Policy, index: NodeIndex) -> bool {
-    match &policy.node(index).rule {
-        Rule::Count { measure, .. } => *measure == Measure::Ballots,
-        Rule::NoVeto { .. } => true,
-        Rule::Some { threshold, rules, .. } => {
-            rules.iter().filter(|rule| may_hold_unapproved(policy, **rule)).count() >= *threshold
-        }
-        Rule::Then { levels } => levels.iter().all(|level| may_hold_unapproved(policy, *level)),
-    }
+/// What a node has counted before any ballot.
+fn blank(policy: &Policy, rule: &Rule) -> Option<Leaf> {
+    let (group, measure) = match rule {
+        Rule::Count { group, measure, .. } => (group, *measure),
+        Rule::NoVeto { group, .. } => (group, Measure::Ballots),
+        Rule::Some { .. } | Rule::Then { .. } => return None,
+    };
+    let members = policy.group(*group).members.iter();
+    Some(Leaf::blank(members.map(|member| measure.share(policy.voter(*member))).sum()))
 }
 
 impl Groups {

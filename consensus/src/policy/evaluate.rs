@@ -89,9 +89,13 @@ impl<'p> Tally<'p> {
     }
 
     pub(super) fn barring(policy: &'p Policy, barred: Option<VoterIndex>, opened: UnixMillis) -> Tally<'p> {
-        let leaves = policy.nodes.iter().map(|node| Leaf::new(policy, &node.rule, barred)).collect();
         let choices = vec![None; policy.voters.len()];
-        Tally { policy, barred, opened: opened.get(), leaves, choices, latest: None }
+        let leaves = policy.blank.clone();
+        let mut tally = Tally { policy, barred, opened: opened.get(), leaves, choices, latest: None };
+        if let Some(barred) = barred {
+            tally.each_leaf(barred, |leaf, policy, rule| leaf.bar(policy, rule, barred));
+        }
+        tally
     }
 
     /// Counts a ballot.
@@ -203,9 +207,14 @@ impl<'p> Tally<'p> {
     pub(super) fn count(&mut self, voter: VoterIndex, choice: Choice, at: u64) {
         self.choices[voter.place()] = Some(choice);
         self.latest = Some(at);
+        self.each_leaf(voter, |leaf, policy, rule| leaf.count(policy, rule, voter, choice, at));
+    }
+
+    /// Changes the leaves that count a group of `voter`'s.
+    fn each_leaf(&mut self, voter: VoterIndex, mut change: impl FnMut(&mut Leaf, &Policy, &Rule)) {
         for &node in &self.policy.seat(voter).leaves {
             if let Some(leaf) = &mut self.leaves[usize::from(node.0)] {
-                leaf.count(self.policy, &self.policy.node(node).rule, voter, choice, at);
+                change(leaf, self.policy, &self.policy.node(node).rule);
             }
         }
     }
@@ -289,21 +298,25 @@ impl<'p> Tally<'p> {
 }
 
 impl Leaf {
-    /// Nothing counted; no leaf for a node that counts no ballots.
-    fn new(policy: &Policy, rule: &Rule, barred: Option<VoterIndex>) -> Option<Leaf> {
-        let (group, measure, threshold) = match rule {
-            Rule::Count { measure, threshold, group } => (*group, *measure, Some(*threshold)),
-            Rule::NoVeto { group, .. } => (*group, Measure::Ballots, None),
-            Rule::Some { .. } | Rule::Then { .. } => return None,
+    /// Nothing counted and nobody barred, for a group whose members can bring `left`, which is in every threshold's reach.
+    pub(super) fn blank(left: u64) -> Leaf {
+        Leaf { gained: 0, left, turned: None, rejected: None }
+    }
+
+    /// Takes out the requester, who may not vote.
+    fn bar(&mut self, policy: &Policy, rule: &Rule, barred: VoterIndex) {
+        let holds = match rule {
+            Rule::Count { measure, threshold, .. } => {
+                self.left -= measure.share(policy.voter(barred));
+                (self.left < *threshold).then_some(false)
+            }
+            Rule::NoVeto { .. } => {
+                self.left -= 1;
+                (self.left == 0).then_some(true)
+            }
+            Rule::Some { .. } | Rule::Then { .. } => None,
         };
-        let members = policy.group(group).members.iter().filter(|member| Some(**member) != barred);
-        let left = members.map(|member| measure.share(policy.voter(*member))).sum();
-        let turned = match threshold {
-            Some(threshold) if left < threshold => Some(Turn { holds: false, at: None }),
-            None if left == 0 => Some(Turn { holds: true, at: None }),
-            _ => None,
-        };
-        Some(Leaf { gained: 0, left, turned, rejected: None })
+        self.turned = holds.map(|holds| Turn { holds, at: None });
     }
 
     fn count(&mut self, policy: &Policy, rule: &Rule, voter: VoterIndex, choice: Choice, at: u64) {

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::evaluate::{State, Tally};
-use super::{Measure, NodeIndex, ROOT, Rule, SomeWord};
+use super::{Measure, NodeIndex, ROOT, Rule, SomeWord, VoterIndex};
 use crate::name::Name;
 use crate::time::UnixMillis;
 
@@ -28,7 +28,7 @@ pub struct Explanation {
     /// When the window ends, for a window that has begun.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<UnixMillis>,
-    /// While the part is open or waiting: the members of its group whose ballot could still come.
+    /// While the part can still make a difference: the members of its group whose ballots could still come.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Name>,
     /// The parts of this part, in order.
@@ -56,10 +56,11 @@ impl Tally<'_> {
     pub fn explain(&self, now: UnixMillis) -> Explanation {
         let mut states = vec![None; self.policy.nodes.len()];
         self.visit(now.get(), &mut |node, begin, state| states[usize::from(node.0)] = Some((begin, state)));
-        self.explain_node(ROOT, &states)
+        self.explain_node(ROOT, &states, self.outcome(now).is_none())
     }
 
-    fn explain_node(&self, index: NodeIndex, states: &[Option<(u64, State)>]) -> Explanation {
+    /// `live`: the node can still make a difference.
+    fn explain_node(&self, index: NodeIndex, states: &[Option<(u64, State)>], live: bool) -> Explanation {
         let standing = states[usize::from(index.0)];
         let (state, since) = match standing {
             None => (NodeState::Waiting, None),
@@ -67,6 +68,7 @@ impl Tally<'_> {
             Some((_, State::True(since))) => (NodeState::True, Some(UnixMillis::new(since))),
             Some((_, State::False(since))) => (NodeState::False, Some(UnixMillis::new(since))),
         };
+        let live = live && matches!(state, NodeState::Open | NodeState::Waiting);
         let rule = &self.policy.node(index).rule;
         let mut explanation = Explanation {
             rule: self.words(rule),
@@ -88,19 +90,16 @@ impl Tally<'_> {
                     standing.map(|(begin, _)| UnixMillis::new(begin.saturating_add(window.get())));
             }
             Rule::Some { rules, .. } | Rule::Then { levels: rules } => {
-                explanation.rules = rules.iter().map(|rule| self.explain_node(*rule, states)).collect();
+                explanation.rules = rules.iter().map(|rule| self.explain_node(*rule, states, live)).collect();
             }
         }
-        if let (
-            NodeState::Open | NodeState::Waiting,
-            Rule::Count { group, .. } | Rule::NoVeto { group, .. },
-        ) = (state, rule)
-        {
+        if let (true, Rule::Count { group, .. } | Rule::NoVeto { group, .. }) = (live, rule) {
             let members = self.policy.group(*group).members.iter();
-            let missing = members
-                .filter(|member| self.choices[member.place()].is_none())
-                .filter(|member| self.barred != Some(**member));
-            explanation.missing = missing.map(|member| self.policy.voter(*member).name.clone()).collect();
+            let left = |member: &&VoterIndex| {
+                self.choices[member.place()].is_none() && self.barred != Some(**member)
+            };
+            let names = members.filter(left).map(|member| self.policy.voter(*member).name.clone());
+            explanation.missing = names.collect();
         }
         explanation
     }

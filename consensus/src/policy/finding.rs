@@ -44,16 +44,27 @@ impl PolicyError {
     }
 }
 
-impl Position {
-    /// Where the byte at `offset` of `text` stands; the end of the text if `offset` is beyond it.
-    pub(super) fn of(text: &str, offset: usize) -> Position {
-        let before = &text.as_bytes()[..offset.min(text.len())];
-        let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
-        let lines = before.iter().filter(|byte| **byte == b'\n').count();
+/// A text and where its lines begin.
+pub(super) struct Lines<'d> {
+    text: &'d str,
+    starts: Vec<usize>,
+}
+
+impl<'d> Lines<'d> {
+    pub(super) fn of(text: &'d str) -> Lines<'d> {
+        let newlines = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+        Lines { text, starts: std::iter::once(0).chain(newlines.map(|(at, _)| at + 1)).collect() }
+    }
+
+    /// Where the byte at `offset` stands; the end of the text if `offset` is beyond it.
+    pub(super) fn position(&self, offset: usize) -> Position {
+        let offset = offset.min(self.text.len());
+        let line = self.starts.partition_point(|start| *start <= offset);
+        let before = &self.text.as_bytes()[self.starts[line - 1]..offset];
         // A byte that does not continue a character begins one.
-        let columns = before[line_start..].iter().filter(|byte| **byte & 0xc0 != 0x80).count();
-        let place = |count: usize| u32::try_from(count).unwrap_or(u32::MAX).saturating_add(1);
-        Position { line: place(lines), column: place(columns) }
+        let column = before.iter().filter(|byte| **byte & 0xc0 != 0x80).count() + 1;
+        let place = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        Position { line: place(line), column: place(column) }
     }
 }
 
@@ -95,7 +106,7 @@ mod tests {
         for (offset, line, column) in
             [(0, 1, 1), (1, 1, 2), (2, 2, 1), (5, 2, 3), (6, 2, 4), (8, 3, 1), (99, 3, 1)]
         {
-            assert_eq!(Position::of(text, offset), Position { line, column }, "{offset}");
+            assert_eq!(Lines::of(text).position(offset), Position { line, column }, "{offset}");
         }
     }
 }

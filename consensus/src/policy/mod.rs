@@ -1,14 +1,17 @@
 //! Policies: who votes, by which rules, and what a set of ballots comes to (DESIGN section 7).
 //!
-//! A pipeline: `document` reads TOML into a tree as written, `check` makes a [`Policy`] of it or says why not (the
-//! linter behind invariant I9), `evaluate` counts ballots in a [`Tally`], `explain` says how the rule stands, and
-//! `simulate` runs all of it on one JSON line.
+//! A pipeline: `document` reads TOML into a tree as written; `check` resolves its names and looks at every node; `futures`
+//! plays what could come of it, and refuses what could never approve or could approve with no approving ballot (invariant
+//! I9); that makes a [`Policy`]. `advise` says what is lawful but worth knowing. `evaluate` counts ballots in a [`Tally`],
+//! `explain` says how the rule stands, and `simulate` runs all of it on one JSON line.
 
+mod advise;
 mod check;
 mod document;
 mod evaluate;
 mod explain;
 mod finding;
+mod futures;
 mod simulate;
 mod table;
 
@@ -27,7 +30,7 @@ pub use finding::{Finding, PolicyError, Position};
 pub use simulate::simulate;
 
 /// The most bytes that a policy's document may have.
-pub const DOCUMENT_LIMIT: usize = 4 << 20;
+pub const DOCUMENT_LIMIT: usize = 1 << 20;
 /// The most voters that a policy may have.
 pub const VOTER_LIMIT: usize = 1_024;
 /// The most groups that a voter may be in, and the most pairs in `exclusive`.
@@ -36,6 +39,8 @@ pub const GROUP_LIMIT: usize = 64;
 pub const NODE_LIMIT: usize = 256;
 /// How deep a rule may be nested, in nodes from the root to a leaf.
 pub const DEPTH_LIMIT: usize = 16;
+/// The most findings that are shown of one document.
+pub const FINDING_LIMIT: usize = 100;
 /// The largest weight that a voter may have.
 pub const WEIGHT_LIMIT: u64 = 1_000_000_000;
 
@@ -56,6 +61,8 @@ pub struct Policy {
     groups: Vec<Group>,
     /// The rule's nodes, each before its children; the first is the root.
     nodes: Vec<Node>,
+    /// For each node what it has counted before any ballot, if it counts ballots.
+    blank: Vec<Option<evaluate::Leaf>>,
     /// For each voter, in the same order, what his ballot counts for.
     seats: Vec<Seat>,
 }
@@ -141,8 +148,9 @@ enum SomeWord {
 }
 
 /// What one voter's ballot counts for.
-#[derive(Default)]
 struct Seat {
+    /// Where the policy names him.
+    position: Position,
     /// The leaves that count a group of his, in order.
     leaves: Vec<NodeIndex>,
     /// The levels of `then` that he stands in, in order: his ballot is refused until all of them have begun.
@@ -160,6 +168,10 @@ impl Policy {
     pub fn parse(document: &[u8]) -> Result<Policy, PolicyError> {
         document::Document::parse(document)
             .and_then(|parsed| check::check(parsed, document))
+            .and_then(|policy| match futures::findings(&policy) {
+                findings if findings.is_empty() => Ok(policy),
+                findings => Err(findings),
+            })
             .map_err(PolicyError::new)
     }
 
@@ -235,6 +247,18 @@ impl Policy {
     fn barred(&self, requester: Option<&Thumbprint>) -> Option<VoterIndex> {
         let requester = requester.filter(|_| !self.requester_may_vote)?;
         self.voter_by_key(requester)
+    }
+
+    /// All voters' indexes, in order.
+    fn indexes(&self) -> impl Iterator<Item = VoterIndex> + use<> {
+        let count = u16::try_from(self.voters.len()).expect("a policy has at most VOTER_LIMIT voters");
+        (0..count).map(VoterIndex)
+    }
+
+    /// Everybody whom a request can bar from voting: nobody, and then each voter unless requesters may vote.
+    fn requesters(&self) -> impl Iterator<Item = Option<VoterIndex>> + use<> {
+        let may_vote = self.requester_may_vote;
+        std::iter::once(None).chain(self.indexes().map(Some).filter(move |_| !may_vote))
     }
 
     fn node(&self, index: NodeIndex) -> &Node {

@@ -7,7 +7,8 @@ use std::str::FromStr;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::finding::{Finding, Position};
+use super::FINDING_LIMIT;
+use super::finding::{Finding, Lines};
 use crate::json::NUMBER_BOUND;
 
 /// How alike a known key must be to an unknown one to be offered in its place (Jaro, from 0 to 1).
@@ -15,7 +16,7 @@ const ALIKE: f64 = 0.75;
 
 /// Reads one document, and keeps what is wrong with it.
 pub(super) struct Reader<'d> {
-    text: &'d str,
+    lines: Lines<'d>,
     findings: Vec<Finding>,
 }
 
@@ -32,7 +33,7 @@ pub(super) type Item<'d> = Spanned<DeValue<'d>>;
 
 impl<'d> Reader<'d> {
     pub(super) fn new(text: &'d str) -> Reader<'d> {
-        Reader { text, findings: Vec::new() }
+        Reader { lines: Lines::of(text), findings: Vec::new() }
     }
 
     /// What was found, in no order.
@@ -45,10 +46,6 @@ impl<'d> Reader<'d> {
         self.findings.is_empty()
     }
 
-    pub(super) fn position(&self, offset: usize) -> Position {
-        Position::of(self.text, offset)
-    }
-
     pub(super) fn report(&mut self, offset: usize, message: impl Into<String>) {
         self.report_with_help(offset, message, None);
     }
@@ -59,8 +56,10 @@ impl<'d> Reader<'d> {
         message: impl Into<String>,
         help: Option<String>,
     ) {
-        let position = self.position(offset);
-        self.findings.push(Finding { position, message: message.into(), help });
+        if self.findings.len() < FINDING_LIMIT {
+            let position = self.lines.position(offset);
+            self.findings.push(Finding { position, message: message.into(), help });
+        }
     }
 
     /// The whole document, whose keys must be among `known`.

@@ -1,5 +1,8 @@
 //! Rules by example: what each node does, ballot by ballot.
 
+mod lint;
+mod properties;
+
 use super::*;
 use crate::time::UnixMillis;
 use crate::vote::{Choice, Outcome};
@@ -171,4 +174,15 @@ fn a_line_is_simulated() {
     assert_eq!(answer["refused"].as_array().unwrap().len(), 4);
     let bad: serde_json::Value = serde_json::from_str(&simulate("{}")).unwrap();
     assert!(bad["error"].is_string());
+}
+
+#[test]
+fn a_hostile_document_is_refused_and_not_a_crash() {
+    let deep_keys = format!("x{} = 1\n", ".x".repeat(500_000));
+    let deep_header = format!("[x{}]\n", ".x".repeat(500_000));
+    let deep_lists = format!("rule = {}", "[".repeat(500_000));
+    let deep_tables = format!("rule = {}", "{ all = [".repeat(100_000));
+    for text in [deep_keys, deep_header, deep_lists, deep_tables] {
+        Policy::parse(text.as_bytes()).unwrap_err();
+    }
 }
