@@ -3,7 +3,6 @@
 use super::finding::Finding;
 use super::futures::approves;
 use super::{Measure, NodeIndex, Policy, ROOT, Rule, VoterIndex};
-use crate::time::Millis;
 use crate::vote::Choice;
 
 /// How many voters, at most.
@@ -27,8 +26,7 @@ impl Policy {
     pub fn voters_that_may_be_lost(&self) -> usize {
         let single = || self.indexes().all(|voter| approves(self, None, Choice::Approve, &[voter]));
         let losses = if self.levels_wait_only_for_their_own() {
-            let windows_fit = self.longest(ROOT) <= self.deadline.get();
-            self.stopped_by(ROOT, windows_fit) - 1
+            self.stopped_by(ROOT, self.windows_fit()) - 1
         } else {
             u64::from(single())
         };
@@ -56,14 +54,12 @@ impl Policy {
                 });
             }
         }
-        let longest = self.longest(ROOT);
-        if longest > self.deadline.get() {
+        if !self.windows_fit() {
             findings.push(Finding {
                 position: self.node(ROOT).position,
                 message: format!(
-                    "windows one after the other take up to {}, longer than the deadline of {}: they can only be passed if \
-                     members vote before they end",
-                    Millis::new(longest),
+                    "its windows, one after the other, can take longer than the deadline of {}: then it can be approved \
+                     only if members vote before their window ends",
                     self.deadline
                 ),
                 help: None,
@@ -126,10 +122,16 @@ impl Policy {
             .all(|seat| seat.gates.iter().all(|gate| seat.leaves.iter().all(|leaf| above(*gate, *leaf))))
     }
 
-    /// How long the windows of a node can take if nobody closes them early, in milliseconds.
+    /// Whether all windows can end before the deadline though nobody closes one early, with time for ballots between.
+    fn windows_fit(&self) -> bool {
+        self.longest(ROOT) <= self.deadline.get()
+    }
+
+    /// How long a node takes if ballots come at once and nobody closes a window early, in milliseconds.
     fn longest(&self, index: NodeIndex) -> u64 {
         match &self.node(index).rule {
-            Rule::Count { .. } => 0,
+            // A ballot must be cast before the deadline, where a window may end at it.
+            Rule::Count { .. } => 1,
             Rule::NoVeto { window, .. } => window.get(),
             Rule::Some { rules, .. } => rules.iter().map(|rule| self.longest(*rule)).max().unwrap_or(0),
             Rule::Then { levels } => {

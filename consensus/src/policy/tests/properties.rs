@@ -59,8 +59,17 @@ fn compiled(text: &str) -> Option<Policy> {
     check::check(Document::parse(text.as_bytes()).ok()?, text.as_bytes()).ok()
 }
 
-fn compiled_policy(voters: usize) -> impl Strategy<Value = Policy> {
-    text(voters).prop_filter_map("refused node by node", |text| compiled(&text))
+/// A policy that is shown as its text when a property fails.
+struct Shown(Policy);
+
+impl std::fmt::Debug for Shown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&String::from_utf8_lossy(self.0.document()))
+    }
+}
+
+fn compiled_policy(voters: usize) -> impl Strategy<Value = Shown> {
+    text(voters).prop_filter_map("refused node by node", |text| compiled(&text).map(Shown))
 }
 
 #[derive(Clone, Debug)]
@@ -107,11 +116,11 @@ fn play<'p>(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, max_global_rejects: 100_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, max_global_rejects: 1_000_000, max_local_rejects: 1_000_000, ..ProptestConfig::default() })]
 
     #[test]
     fn what_is_decided_stays_decided_and_time_decides_exactly_when_it_was_foretold(
-        policy in compiled_policy(6),
+        Shown(policy) in compiled_policy(6),
         requester in any::<Option<prop::sample::Index>>(),
         attempts in attempts(),
     ) {
@@ -153,7 +162,7 @@ proptest! {
 
     #[test]
     fn the_order_of_ballots_of_one_moment_and_one_choice_does_not_matter(
-        policy in compiled_policy(6),
+        Shown(policy) in compiled_policy(6),
         choice in prop_oneof![Just(Choice::Approve), Just(Choice::Abstain)],
         order in Just((0..9_usize).collect::<Vec<_>>()).prop_shuffle(),
     ) {
@@ -183,10 +192,10 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 120, max_global_rejects: 100_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, max_global_rejects: 1_000_000, max_local_rejects: 1_000_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_linter_refuses_exactly_what_no_future_or_a_future_without_approvals_approves(policy in compiled_policy(3)) {
+    fn the_linter_refuses_exactly_what_no_future_or_a_future_without_approvals_approves(Shown(policy) in compiled_policy(3)) {
         let requesters: Vec<_> = policy.requesters().collect();
         let approvable = |choices: &[Choice]| {
             requesters.iter().any(|barred| {
@@ -208,7 +217,7 @@ proptest! {
     }
 
     #[test]
-    fn no_promise_about_losses_is_broken(policy in compiled_policy(6)) {
+    fn no_promise_about_losses_is_broken(Shown(policy) in compiled_policy(6)) {
         prop_assume!(futures::findings(&policy).is_empty());
         let (lost, stolen) = (policy.voters_that_may_be_lost(), policy.keys_that_may_be_stolen());
         let voters: Vec<_> = policy.indexes().collect();
