@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::json::{self, Integer, JsonError};
 use crate::jwk::Thumbprint;
-use crate::message::{BallotsRoot, RequestId};
+use crate::message::{BallotsRoot, DeploymentId, RequestId};
 use crate::name::{DisplayText, Name};
 use crate::subject::Subject;
 use crate::time::UnixMillis;
@@ -115,3 +115,11 @@ macro_rules! event {
 }
 
 event!(ProcessEvent, ConsensusEvent);
+
+impl Call {
+    /// The id of the request that this call from `calling_chain` makes.
+    pub fn request(&self, deployment: DeploymentId, calling_chain: &Name) -> RequestId {
+        let Call { process, case, requester, step, attempt, .. } = self;
+        RequestId::of(deployment, calling_chain, process, case, *requester, step, *attempt)
+    }
+}

@@ -111,6 +111,15 @@ impl<'p> Tally<'p> {
         Ok(())
     }
 
+    /// Counts a ballot that [`cast`](Tally::cast) accepted before: again, in the same order, without asking whether it
+    /// may be.
+    ///
+    /// # Panics
+    /// If `voter` came from a policy with more voters.
+    pub fn recount(&mut self, voter: VoterIndex, choice: Choice, at: UnixMillis) {
+        self.count(voter, choice, at.get());
+    }
+
     /// Whether a ballot by `voter` would be counted at the moment `at`, whatever it says.
     ///
     /// # Errors

@@ -233,6 +233,12 @@ impl Policy {
         &self.voters[index.place()]
     }
 
+    /// The voter at this place in the document, from 0.
+    pub fn voter_at(&self, place: usize) -> Option<VoterIndex> {
+        self.voters.get(place)?;
+        u16::try_from(place).ok().map(VoterIndex)
+    }
+
     /// The voter whose key has this thumbprint.
     pub fn voter_by_key(&self, key: &Thumbprint) -> Option<VoterIndex> {
         self.by_key.get(key).copied()
