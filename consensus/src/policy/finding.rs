@@ -45,7 +45,7 @@ impl PolicyError {
 }
 
 /// A text and where its lines begin.
-pub(super) struct Lines<'d> {
+pub(crate) struct Lines<'d> {
     text: &'d str,
     starts: Vec<usize>,
 }

@@ -13,7 +13,7 @@ mod explain;
 mod finding;
 mod futures;
 mod simulate;
-mod table;
+pub(crate) mod table;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -15,42 +15,42 @@ use crate::json::NUMBER_BOUND;
 const ALIKE: f64 = 0.75;
 
 /// Reads one document, and keeps what is wrong with it.
-pub(super) struct Reader<'d> {
+pub(crate) struct Reader<'d> {
     lines: Lines<'d>,
     findings: Vec<Finding>,
 }
 
 /// A table of the document, and what to call it in messages.
 #[derive(Clone, Copy)]
-pub(super) struct Table<'t, 'd> {
+pub(crate) struct Table<'t, 'd> {
     entries: &'t DeTable<'d>,
     start: usize,
     what: &'static str,
 }
 
 /// A value of the document.
-pub(super) type Item<'d> = Spanned<DeValue<'d>>;
+pub(crate) type Item<'d> = Spanned<DeValue<'d>>;
 
 impl<'d> Reader<'d> {
-    pub(super) fn new(text: &'d str) -> Reader<'d> {
+    pub(crate) fn new(text: &'d str) -> Reader<'d> {
         Reader { lines: Lines::of(text), findings: Vec::new() }
     }
 
     /// What was found, in no order.
-    pub(super) fn into_findings(self) -> Vec<Finding> {
+    pub(crate) fn into_findings(self) -> Vec<Finding> {
         self.findings
     }
 
     /// Whether nothing was found.
-    pub(super) fn is_clean(&self) -> bool {
+    pub(crate) fn is_clean(&self) -> bool {
         self.findings.is_empty()
     }
 
-    pub(super) fn report(&mut self, offset: usize, message: impl Into<String>) {
+    pub(crate) fn report(&mut self, offset: usize, message: impl Into<String>) {
         self.report_with_help(offset, message, None);
     }
 
-    pub(super) fn report_with_help(
+    pub(crate) fn report_with_help(
         &mut self,
         offset: usize,
         message: impl Into<String>,
@@ -63,7 +63,7 @@ impl<'d> Reader<'d> {
     }
 
     /// The whole document, whose keys must be among `known`.
-    pub(super) fn document<'t>(
+    pub(crate) fn document<'t>(
         &mut self,
         root: &'t Spanned<DeTable<'d>>,
         what: &'static str,
@@ -75,7 +75,7 @@ impl<'d> Reader<'d> {
     }
 
     /// A value that must be a table whose keys are among `known`.
-    pub(super) fn table<'t>(
+    pub(crate) fn table<'t>(
         &mut self,
         item: &'t Item<'d>,
         what: &'static str,
@@ -91,7 +91,7 @@ impl<'d> Reader<'d> {
     }
 
     /// The value of `key`, which must be there.
-    pub(super) fn required<'t>(&mut self, table: Table<'t, 'd>, key: &str) -> Option<&'t Item<'d>> {
+    pub(crate) fn required<'t>(&mut self, table: Table<'t, 'd>, key: &str) -> Option<&'t Item<'d>> {
         let item = table.item(key);
         if item.is_none() {
             self.report(table.start, format!("{} needs `{key}`", table.what));
@@ -100,7 +100,7 @@ impl<'d> Reader<'d> {
     }
 
     /// A value that must be a list.
-    pub(super) fn list<'t>(&mut self, item: &'t Item<'d>, what: &str) -> Option<&'t [Item<'d>]> {
+    pub(crate) fn list<'t>(&mut self, item: &'t Item<'d>, what: &str) -> Option<&'t [Item<'d>]> {
         let list = item.get_ref().as_array();
         if list.is_none() {
             self.wrong_kind(item, what, "a list");
@@ -109,7 +109,7 @@ impl<'d> Reader<'d> {
     }
 
     /// A value that must be a list with something in it.
-    pub(super) fn filled_list<'t>(&mut self, item: &'t Item<'d>, what: &str) -> Option<&'t [Item<'d>]> {
+    pub(crate) fn filled_list<'t>(&mut self, item: &'t Item<'d>, what: &str) -> Option<&'t [Item<'d>]> {
         let list = self.list(item, what)?;
         if list.is_empty() {
             self.report(item.span().start, format!("{what} is empty"));
@@ -119,7 +119,7 @@ impl<'d> Reader<'d> {
     }
 
     /// A value that must be text.
-    pub(super) fn text<'t>(&mut self, item: &'t Item<'d>, what: &str) -> Option<&'t str> {
+    pub(crate) fn text<'t>(&mut self, item: &'t Item<'d>, what: &str) -> Option<&'t str> {
         let text = item.get_ref().as_str();
         if text.is_none() {
             self.wrong_kind(item, what, "text");
@@ -128,7 +128,7 @@ impl<'d> Reader<'d> {
     }
 
     /// A value that must be text of the form that `T` reads.
-    pub(super) fn parsed<T>(&mut self, item: &Item<'d>, what: &str) -> Option<Spanned<T>>
+    pub(crate) fn parsed<T>(&mut self, item: &Item<'d>, what: &str) -> Option<Spanned<T>>
     where
         T: FromStr<Err: Display>,
     {
@@ -142,7 +142,7 @@ impl<'d> Reader<'d> {
     }
 
     /// A value that must be `true` or `false`.
-    pub(super) fn flag(&mut self, item: &Item<'d>, what: &str) -> Option<bool> {
+    pub(crate) fn flag(&mut self, item: &Item<'d>, what: &str) -> Option<bool> {
         let flag = item.get_ref().as_bool();
         if flag.is_none() {
             self.wrong_kind(item, what, "true or false");
@@ -151,7 +151,7 @@ impl<'d> Reader<'d> {
     }
 
     /// A value that must be a whole number from 0 to 2^53 - 1.
-    pub(super) fn number(&mut self, item: &Item<'d>, what: &str) -> Option<Spanned<u64>> {
+    pub(crate) fn number(&mut self, item: &Item<'d>, what: &str) -> Option<Spanned<u64>> {
         let Some(number) = item.get_ref().as_integer() else {
             self.wrong_kind(item, what, "a whole number");
             return None;
@@ -201,17 +201,17 @@ impl<'d> Reader<'d> {
 
 impl<'t, 'd> Table<'t, 'd> {
     /// The value of `key`, if it is there.
-    pub(super) fn item(&self, key: &str) -> Option<&'t Item<'d>> {
+    pub(crate) fn item(&self, key: &str) -> Option<&'t Item<'d>> {
         self.entries.get(key)
     }
 
     /// Where the table begins, in bytes.
-    pub(super) fn start(&self) -> usize {
+    pub(crate) fn start(&self) -> usize {
         self.start
     }
 
     /// Where the key `key` stands, in bytes; where the table begins if it is not there.
-    pub(super) fn key_start(&self, key: &str) -> usize {
+    pub(crate) fn key_start(&self, key: &str) -> usize {
         self.entries
             .keys()
             .find(|known| known.get_ref() == key)
@@ -220,7 +220,7 @@ impl<'t, 'd> Table<'t, 'd> {
 }
 
 /// The one of `known` that looks most like `name`, if any does.
-pub(super) fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+pub(crate) fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
     let mut best = (ALIKE, None);
     for candidate in known {
         let alike = strsim::jaro(name, candidate);
@@ -232,11 +232,11 @@ pub(super) fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> O
 }
 
 /// The names in backticks, with commas.
-pub(super) fn quoted(names: &[&str]) -> String {
+pub(crate) fn quoted(names: &[&str]) -> String {
     names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
 /// Where a syntax error that the TOML parser reports begins.
-pub(super) fn error_start(span: Option<Range<usize>>) -> usize {
+pub(crate) fn error_start(span: Option<Range<usize>>) -> usize {
     span.map_or(0, |span| span.start)
 }
