@@ -164,6 +164,11 @@ impl<'de> Deserialize<'de> for PublicKey {
 }
 
 impl Thumbprint {
+    /// The thumbprint of these 32 bytes.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Thumbprint {
+        Thumbprint(bytes)
+    }
+
     /// The 32 bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0

@@ -4,9 +4,18 @@
 //! verified beforehand. The same transactions in the same order give the same state and events on every machine. The
 //! trait is small enough that a WebAssembly host can stand behind it.
 
+pub mod consensus;
+mod counting;
+mod layout;
+pub mod process;
+pub mod query;
+pub mod record;
+mod registry;
+
 use crate::event::EventBytes;
+use crate::header::ProofError;
 use crate::jwk::PublicKey;
-use crate::jws::{CheckedSignatures, Jws};
+use crate::jws::{CheckedSignatures, Jws, JwsError};
 use crate::time::UnixMillis;
 use crate::transaction::Transaction;
 
@@ -59,6 +68,28 @@ impl Rejection {
     pub fn new(code: &'static str, message: impl Into<String>) -> Rejection {
         Rejection { code, message: message.into() }
     }
+}
+
+impl From<JwsError> for Rejection {
+    fn from(error: JwsError) -> Rejection {
+        let code = match error {
+            JwsError::WrongKey { .. } => "wrong-key",
+            JwsError::BadSignature(_) => "bad-signature",
+            _ => "bad-message",
+        };
+        Rejection::new(code, error.to_string())
+    }
+}
+
+impl From<ProofError> for Rejection {
+    fn from(error: ProofError) -> Rejection {
+        Rejection::new("bad-proof", error.to_string())
+    }
+}
+
+/// A transaction that has no place on this ledger.
+fn not_taken(what: &str) -> Rejection {
+    Rejection::new("not-taken-here", format!("this ledger takes no `{what}`"))
 }
 
 /// What a ledger's transactions do.

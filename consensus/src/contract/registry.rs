@@ -1,0 +1,149 @@
+//! What a contract looks up: contracts, policies, processes, keys and validators of its deployment, one function each.
+
+use std::sync::Arc;
+
+use super::Rejection;
+use crate::digest::Digest;
+use crate::event::Call;
+use crate::genesis::{ContractEntry, Genesis, KeyEntry};
+use crate::header::Inclusion;
+use crate::jwk::PublicKey;
+use crate::message::{DeploymentId, KeyVersion};
+use crate::name::Name;
+use crate::policy::Policy;
+use crate::process::Process;
+use crate::subject::Subject;
+
+/// The deployment as seen from one of its ledgers.
+pub(super) struct Registry {
+    genesis: Arc<Genesis>,
+    chain: Name,
+}
+
+impl Registry {
+    pub(super) fn new(genesis: Arc<Genesis>, chain: Name) -> Registry {
+        Registry { genesis, chain }
+    }
+
+    pub(super) fn deployment(&self) -> DeploymentId {
+        self.genesis.id()
+    }
+
+    /// The ledger that this is about.
+    pub(super) fn chain(&self) -> &Name {
+        &self.chain
+    }
+
+    /// Checks that a message is meant for this deployment.
+    pub(super) fn check_deployment(&self, found: DeploymentId) -> Result<(), Rejection> {
+        let own = self.deployment();
+        if found == own {
+            return Ok(());
+        }
+        let message = format!("the message is for deployment `{found}`, and this is `{own}`");
+        Err(Rejection::new("other-deployment", message))
+    }
+
+    /// Checks that a message is meant for this ledger.
+    pub(super) fn check_chain(&self, found: &Name) -> Result<(), Rejection> {
+        if *found == self.chain {
+            return Ok(());
+        }
+        let message = format!("the message is for `{found}`, and this is `{}`", self.chain);
+        Err(Rejection::new("other-chain", message))
+    }
+
+    /// Verifies that an event is final on its ledger.
+    pub(super) fn check_inclusion(&self, inclusion: &Inclusion) -> Result<(), Rejection> {
+        let chain = self.genesis.chain(&inclusion.chain).ok_or_else(|| {
+            Rejection::new("unknown-chain", format!("there is no `{}` in this deployment", inclusion.chain))
+        })?;
+        inclusion.verify(self.deployment(), &chain.validators)?;
+        Ok(())
+    }
+
+    /// A consensus contract of any ledger.
+    pub(super) fn contract(&self, name: &Name) -> Result<&ContractEntry, Rejection> {
+        self.genesis.contract(name).ok_or_else(|| {
+            Rejection::new("unknown-contract", format!("there is no consensus contract `{name}`"))
+        })
+    }
+
+    /// The policy of a contract that has this digest.
+    pub(super) fn policy<'g>(
+        &self,
+        contract: &'g ContractEntry,
+        digest: &Digest,
+    ) -> Result<&'g Policy, Rejection> {
+        if contract.policy.digest() == *digest {
+            return Ok(&contract.policy);
+        }
+        let message = format!("the contract `{}` has no policy `{digest}`", contract.name);
+        Err(Rejection::new("unknown-policy", message))
+    }
+
+    /// A contract's public key of this version.
+    pub(super) fn contract_key<'g>(
+        &self,
+        contract: &'g ContractEntry,
+        version: KeyVersion,
+    ) -> Result<&'g PublicKey, Rejection> {
+        if version == KeyVersion::first() {
+            return Ok(&contract.key);
+        }
+        let message = format!("the contract `{}` has no key version {version}", contract.name);
+        Err(Rejection::new("unknown-key-version", message))
+    }
+
+    /// The process of this name, and the ledger that it is on.
+    pub(super) fn process(&self, name: &Name) -> Result<(&Name, &Process), Rejection> {
+        let found = self.genesis.process(name).map(|entry| (&entry.chain, &*entry.definition));
+        found.ok_or_else(|| Rejection::new("unknown-process", format!("there is no process `{name}`")))
+    }
+
+    /// The public key of the requester of a call from `calling_chain`.
+    pub(super) fn requester(&self, call: &Call, calling_chain: &Name) -> Result<&PublicKey, Rejection> {
+        let (chain, process) = self.process(&call.process)?;
+        let requester =
+            Some(process).filter(|process| chain == calling_chain && process.digest() == call.definition);
+        requester
+            .and_then(|process| process.requester_by_key(&call.requester))
+            .map(|found| &found.key)
+            .ok_or_else(|| {
+                let message = format!(
+                    "the key `{}` is no requester's of the process `{}`",
+                    call.requester, call.process
+                );
+                Rejection::new("not-a-requester", message)
+            })
+    }
+
+    /// An operational key, and its public half in this version.
+    pub(super) fn key(&self, name: &Name, version: KeyVersion) -> Result<(&KeyEntry, &PublicKey), Rejection> {
+        let unknown = || {
+            let message = format!("there is no version {version} of the key `{name}`");
+            Rejection::new("unknown-key", message)
+        };
+        let entry = self.genesis.key(name).filter(|_| version == KeyVersion::first()).ok_or_else(unknown)?;
+        Ok((entry, &entry.key))
+    }
+
+    /// Why `contract` may not decide on `subject`; nothing if it may.
+    pub(super) fn refusal(&self, contract: &ContractEntry, subject: &Subject) -> Option<String> {
+        let ContractEntry { name, policy, .. } = contract;
+        if !policy.decides(subject.kind()) {
+            return Some(format!("`{name}` does not decide on subjects of kind `{}`", subject.kind()));
+        }
+        if !self.genesis.may_decide(name, subject) {
+            return Some(format!("`{name}` does not govern what the subject acts on"));
+        }
+        match subject {
+            Subject::ChangePolicy { contract: target, from, .. }
+                if self.genesis.contract(target).is_none_or(|target| target.policy.digest() != *from) =>
+            {
+                Some(format!("the policy `{from}` of `{target}` is not in force"))
+            }
+            _ => None,
+        }
+    }
+}
