@@ -1,0 +1,3 @@
+//! Whole ledgers, by what they promise.
+
+mod recording;
