@@ -10,6 +10,7 @@
 //! validator, and [`Replica`] the seam for drivers with more of them.
 
 mod block;
+mod check;
 mod error;
 mod ledger;
 mod proof;
@@ -27,6 +28,7 @@ mod testing;
 mod tests;
 
 pub use block::{Block, Built, Fate, Proposal};
+pub use check::Checked;
 pub use error::{BlockError, LedgerError};
 pub use ledger::{Ledger, Tip};
 pub use queue::{Placed, Receipts, SubmitError};

@@ -86,9 +86,9 @@ pub(crate) const DELETE_UNDECIDED: &str = "DELETE FROM undecided WHERE height <=
 
 /// What `assent ledger check` compares with a replay, each in one order.
 pub(crate) const ALL_STATE: &str = "SELECT key, value FROM state ORDER BY key";
-pub(crate) const ALL_SUBTREES: &str =
-    "SELECT level * 4503599627370496 + place, hash FROM header_tree ORDER BY level, place";
+pub(crate) const ALL_SUBTREES: &str = "SELECT level, place, hash FROM header_tree ORDER BY level, place";
 pub(crate) const ALL_PLACES: &str = "SELECT number, height, prefix FROM recorded ORDER BY number";
 pub(crate) const ALL_FIRSTS: &str =
     "SELECT height, first_transaction, first_event FROM block ORDER BY height";
+pub(crate) const EVENT_NUMBERS: &str = "SELECT count(*), min(number), max(number) FROM event";
 pub(crate) const INTEGRITY: &str = "PRAGMA integrity_check(1)";

@@ -16,6 +16,9 @@ use crate::store::{Store, optional};
 /// What was written: a value, or nothing for a key that was removed.
 pub(crate) type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
+/// A key and its value.
+type Pair = (Vec<u8>, Vec<u8>);
+
 /// A view of the state over one connection.
 pub(crate) struct View<S> {
     store: S,
@@ -70,13 +73,13 @@ impl<S: Deref<Target = Store>> View<S> {
         store.sql(optional(store.statement(sql::STATE)?.query_row([key], |row| row.get(0))))
     }
 
-    fn merged(&self, prefix: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, LedgerError> {
+    fn merged(&self, prefix: &[u8], limit: usize) -> Result<Vec<Pair>, LedgerError> {
         let store = &*self.store;
         let mut statement = store.statement(sql::STATE_FROM)?;
         let mut rows = store.sql(statement.query([prefix]))?;
-        let mut next_stored = || -> Result<Option<(Vec<u8>, Vec<u8>)>, LedgerError> {
+        let mut next_stored = || -> Result<Option<Pair>, LedgerError> {
             let Some(row) = store.sql(rows.next())? else { return Ok(None) };
-            let pair: (Vec<u8>, Vec<u8>) = (store.sql(row.get(0))?, store.sql(row.get(1))?);
+            let pair: Pair = (store.sql(row.get(0))?, store.sql(row.get(1))?);
             Ok(pair.0.starts_with(prefix).then_some(pair))
         };
         let (mut pending, mut written) = (from(&self.pending, prefix), from(&self.written, prefix));
