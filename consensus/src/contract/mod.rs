@@ -11,6 +11,8 @@ pub mod process;
 pub mod query;
 pub mod record;
 mod registry;
+#[cfg(test)]
+mod tests;
 
 use crate::event::EventBytes;
 use crate::header::ProofError;

@@ -1,0 +1,6 @@
+//! Both kinds of contract on ledgers in memory, with keys made for the test.
+
+mod consensus;
+mod process;
+mod random;
+mod world;

@@ -1,0 +1,608 @@
+//! Two ledgers in memory that carry proofs to each other, and everybody's keys.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use p256::ecdsa::signature::Signer;
+use p256::ecdsa::signature::hazmat::PrehashSigner;
+use p256::ecdsa::{Signature as P256Signature, SigningKey};
+
+use crate::bundle::ActionOutput;
+use crate::contract::consensus::ConsensusContracts;
+use crate::contract::process::ProcessContracts;
+use crate::contract::query;
+use crate::contract::record::RequestState;
+use crate::contract::{Context, Contract, Rejection, State};
+use crate::digest::Digest;
+use crate::encoding::{self, Bytes};
+use crate::event::{ConsensusEvent, EventBytes, ProcessEvent};
+use crate::genesis::{
+    ChainDocument, ContractDocument, Genesis, GenesisDocument, KeyDocument, ProcessDocument,
+};
+use crate::header::{
+    Certificate, CommitSignature, Header, Inclusion, SealedHeader, Validators, commit_digest,
+};
+use crate::json::{self, Integer, Members, Value};
+use crate::jwk::PublicKey;
+use crate::jws::{CheckedSignatures, Jws, Payload, Unsigned};
+use crate::merkle;
+use crate::message::{Ballot, Cancel, Decision, KeyVersion, RequestId, Start, VoteRequest};
+use crate::name::Name;
+use crate::subject::{Algorithm, SignatureFormat};
+use crate::time::{Millis, UnixMillis};
+use crate::transaction::{Carrier, Transaction};
+use crate::vote::Choice;
+
+pub(super) const HOUR: u64 = 3_600_000;
+pub(super) const DAY: u64 = 24 * HOUR;
+const BEGIN: u64 = 1_800_000_000_000;
+
+pub(super) fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn number(value: u64) -> Integer {
+    Integer::new(value).unwrap()
+}
+
+/// A key pair.
+pub(super) struct Key {
+    secret: SigningKey,
+    pub(super) public: PublicKey,
+}
+
+impl Key {
+    pub(super) fn new(seed: u8) -> Key {
+        let secret = SigningKey::from_slice(&[seed; 32]).unwrap();
+        let point = secret.verifying_key().to_sec1_point(false);
+        Key { public: PublicKey::from_point(point.as_bytes().try_into().unwrap()).unwrap(), secret }
+    }
+
+    pub(super) fn sign<P: Payload>(&self, payload: P) -> Jws {
+        let unsigned = Unsigned::new(self.public.thumbprint(), payload);
+        let signature: P256Signature = self.secret.sign(unsigned.signing_input());
+        unsigned.attach(&signature.to_bytes().into(), &self.public).unwrap().jws().clone()
+    }
+
+    pub(super) fn sign_digest(&self, digest: &Digest) -> P256Signature {
+        self.secret.sign_prehash(digest.as_bytes()).unwrap()
+    }
+
+    fn toml(&self) -> String {
+        let point = self.public.point();
+        let (x, y) = (encoding::encode(&point[1..33]), encoding::encode(&point[33..]));
+        format!(r#"{{ kty = "EC", crv = "P-256", x = "{x}", y = "{y}" }}"#)
+    }
+}
+
+/// State in memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Memory(pub(super) BTreeMap<Vec<u8>, Vec<u8>>);
+
+impl State for Memory {
+    fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.0.get(key).cloned()
+    }
+
+    fn put(&mut self, key: &[u8], value: Vec<u8>) {
+        self.0.insert(key.to_vec(), value);
+    }
+
+    fn delete(&mut self, key: &[u8]) {
+        self.0.remove(key);
+    }
+
+    fn scan(&self, prefix: &[u8], limit: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let from = self.0.range(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix));
+        from.take(limit).map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+}
+
+/// A block's header, what makes it final, and its events.
+struct Block {
+    header: SealedHeader,
+    certificate: Certificate,
+    events: Vec<EventBytes>,
+}
+
+/// One ledger.
+pub(super) struct Ledger {
+    pub(super) contracts: Box<dyn Contract>,
+    pub(super) chain: Name,
+    pub(super) state: Memory,
+    genesis: Arc<Genesis>,
+    validator: Key,
+    blocks: Vec<Block>,
+}
+
+impl Ledger {
+    fn new(genesis: &Arc<Genesis>, contracts: Box<dyn Contract>, chain: &str, validator: Key) -> Ledger {
+        let state = Memory::default();
+        Ledger {
+            contracts,
+            chain: name(chain),
+            state,
+            genesis: genesis.clone(),
+            validator,
+            blocks: Vec::new(),
+        }
+    }
+
+    pub(super) fn height(&self) -> u64 {
+        self.blocks.len() as u64
+    }
+
+    /// Makes a block at `time`; a rejected transaction must not have written anything.
+    pub(super) fn block(
+        &mut self,
+        time: UnixMillis,
+        transactions: &[Vec<u8>],
+    ) -> Vec<Result<Vec<EventBytes>, Rejection>> {
+        let checked = CheckedSignatures::default();
+        let context = Context { height: self.height() + 1, time, checked: &checked };
+        let mut events = self.contracts.fire(&mut self.state, &context);
+        let mut results = Vec::new();
+        for bytes in transactions {
+            let transaction = Transaction::parse(bytes.clone()).unwrap();
+            let signatures = self.contracts.signatures(&self.state, &transaction);
+            let before = self.state.clone();
+            let result = self.contracts.execute(&mut self.state, &transaction, &context);
+            match &result {
+                Ok(told) => {
+                    let signed = signatures.iter().all(|(jws, key)| jws.verify(key).is_ok());
+                    assert!(signed, "a signature that was announced does not verify");
+                    events.extend(told.iter().cloned());
+                }
+                Err(rejection) => {
+                    assert_eq!(self.state, before, "`{}` was rejected and left a trace", rejection.code);
+                }
+            }
+            results.push(result);
+        }
+        self.seal(time, events);
+        results
+    }
+
+    fn seal(&mut self, time: UnixMillis, events: Vec<EventBytes>) {
+        let leaves: Vec<Digest> = events.iter().map(|event| merkle::leaf_hash(&event.0)).collect();
+        let (deployment, zero) = (self.genesis.id(), Digest::ZERO);
+        let height = number(self.height() + 1);
+        let header = SealedHeader::seal(Header {
+            deployment,
+            chain: self.chain.clone(),
+            height,
+            time,
+            previous: zero,
+            validators_hash: Validators::new([self.validator.public.clone()]).hash(),
+            headers_root: zero,
+            transactions_root: zero,
+            transactions_total: number(0),
+            events_root: merkle::root(&leaves),
+            events_count: number(events.len() as u64),
+            state_digest: zero,
+        });
+        let round = number(0);
+        let digest = commit_digest(deployment, &self.chain, height, round, header.id());
+        let signature = self.validator.sign_digest(&digest).to_bytes().into();
+        let kid = self.validator.public.thumbprint();
+        let signatures = vec![CommitSignature { kid, signature }];
+        let certificate = Certificate { height, round, block: header.id(), signatures };
+        self.blocks.push(Block { header, certificate, events });
+    }
+
+    /// The proof of an event of a block.
+    pub(super) fn inclusion(&self, height: u64, index: usize) -> Inclusion {
+        let Block { header, certificate, events } = &self.blocks[height as usize - 1];
+        let leaves: Vec<Digest> = events.iter().map(|event| merkle::leaf_hash(&event.0)).collect();
+        Inclusion {
+            chain: self.chain.clone(),
+            header: Bytes(header.bytes().to_vec()),
+            certificate: certificate.clone(),
+            event: Bytes(events[index].0.clone()),
+            index: number(index as u64),
+            size: number(events.len() as u64),
+            path: merkle::path(&leaves, index),
+        }
+    }
+
+    pub(super) fn events(&self, height: u64) -> &[EventBytes] {
+        &self.blocks[height as usize - 1].events
+    }
+
+    /// All events since genesis, each as text.
+    pub(super) fn story(&self) -> Vec<String> {
+        let events = self.blocks.iter().flat_map(|block| &block.events);
+        events.map(|event| String::from_utf8(event.0.clone()).unwrap()).collect()
+    }
+
+    /// The types of all events since genesis.
+    pub(super) fn types(&self) -> Vec<String> {
+        let typ = |event: &String| event.split('"').nth(3).unwrap().to_owned();
+        self.story().iter().map(typ).collect()
+    }
+}
+
+/// Everybody.
+pub(super) struct World {
+    pub(super) genesis: Arc<Genesis>,
+    pub(super) processes: Ledger,
+    pub(super) consensus: Ledger,
+    pub(super) now: u64,
+    pub(super) requester: Key,
+    pub(super) contract: Key,
+    pub(super) board: Key,
+    pub(super) release: Key,
+    pub(super) voters: Vec<Key>,
+    pub(super) stranger: Key,
+}
+
+impl World {
+    /// `release-approval` decides on files for two processes: two of three `engineers`, one of whom, `ci`, may start
+    /// cases. `board` decides on records: the counsel first, then nobody of two officers against it for an hour.
+    pub(super) fn new() -> World {
+        let (requester, contract, board, release) = (Key::new(1), Key::new(2), Key::new(3), Key::new(4));
+        let validators = [Key::new(5), Key::new(6)];
+        let voters: Vec<Key> = (10..16).map(Key::new).collect();
+        let voter = |place: usize, key: &Key, group: &str| {
+            format!("[[voter]]\nname = \"v{place}\"\nkey = {}\ngroups = [\"{group}\"]\n", key.toml())
+        };
+        let approval = format!(
+            "name = \"release-approval\"\nkinds = [\"sign\", \"change-policy\"]\ndeadline = \"48h\"\nact_within = \"7d\"\n\
+             rule = {{ at_least = 2, of = \"engineers\" }}\n{}{}{}{}",
+            voter(0, &voters[0], "engineers"),
+            voter(1, &voters[1], "engineers"),
+            voter(2, &voters[2], "engineers"),
+            voter(9, &requester, "engineers"),
+        );
+        let board_policy = format!(
+            "name = \"board\"\nkinds = [\"record\"]\ndeadline = \"24h\"\n\
+             rule = {{ then = [{{ at_least = 1, of = \"counsel\" }}, {{ no_veto = \"officers\", for = \"1h\" }}] }}\n{}{}{}",
+            voter(3, &voters[3], "counsel"),
+            voter(4, &voters[4], "officers"),
+            voter(5, &voters[5], "officers"),
+        );
+        let process = |process: &str, rest: &str| {
+            let requester = requester.toml();
+            let text = format!(
+                "name = \"{process}\"\ninput = {{ artifact = \"digest\", name = \"text\", size = \"integer\" }}\n\
+                 [[requester]]\nname = \"ci\"\nkey = {requester}\n{rest}"
+            );
+            ProcessDocument {
+                name: name(process),
+                chain: name("process"),
+                governed_by: name("release-approval"),
+                definition: Bytes(text.into_bytes()),
+            }
+        };
+        let sign = "[[step]]\nname = \"approval\"\nask = \"release-approval\"\n\
+                    subject = { kind = \"sign\", key = \"release\", name = \"{name}\", digest = \"{artifact}\", \
+                    size = \"{size}\" }\n[[step]]\nname = \"signature\"\nact = \"approval\"\n";
+        let record = "[[step]]\nname = \"question\"\nask = \"board\"\n\
+                      subject = { kind = \"record\", title = \"{name}\" }\nretries = 1\non_rejected = \"appeal\"\n\
+                      [[step]]\nname = \"appeal\"\nask = \"board\"\nsubject = { kind = \"record\", title = \"again: {name}\" }\n";
+        let policy = "[[step]]\nname = \"approval\"\nask = \"release-approval\"\n\
+                      subject = { kind = \"change-policy\", contract = \"release-approval\", from = \"{artifact}\", \
+                      to = \"{artifact}\" }\n";
+        let chain =
+            |id: &str, key: &Key| ChainDocument { id: name(id), validators: vec![key.public.clone()] };
+        let contract_entry = |id: &str, policy: String, key: &Key| ContractDocument {
+            name: name(id),
+            chain: name("consensus"),
+            governed_by: None,
+            policy: Bytes(policy.into_bytes()),
+            key: key.public.clone(),
+            attestation: None,
+        };
+        let document = GenesisDocument {
+            version: number(1),
+            name: name("test"),
+            environment: "test".parse().unwrap(),
+            created: UnixMillis::new(BEGIN),
+            chains: vec![chain("process", &validators[0]), chain("consensus", &validators[1])],
+            contracts: vec![
+                contract_entry("release-approval", approval, &contract),
+                contract_entry("board", board_policy, &board),
+            ],
+            processes: vec![
+                process("release-signing", sign),
+                process("hotfix-signing", sign),
+                process("minutes", record),
+                process("new-rules", policy),
+            ],
+            keys: vec![KeyDocument {
+                name: name("release"),
+                governed_by: name("release-approval"),
+                alg: Algorithm::ES256,
+                format: SignatureFormat::Der,
+                key: release.public.clone(),
+                attestation: None,
+            }],
+            recovery: None,
+        };
+        let genesis = Arc::new(document.to_genesis().unwrap());
+        let [first, second] = validators;
+        let processes = ProcessContracts::new(genesis.clone(), name("process"));
+        let consensus = ConsensusContracts::new(genesis.clone(), name("consensus"));
+        World {
+            processes: Ledger::new(&genesis, Box::new(processes), "process", first),
+            consensus: Ledger::new(&genesis, Box::new(consensus), "consensus", second),
+            genesis,
+            now: BEGIN,
+            requester,
+            contract,
+            board,
+            release,
+            voters,
+            stranger: Key::new(99),
+        }
+    }
+
+    pub(super) fn later(&mut self, milliseconds: u64) -> &mut World {
+        self.now += milliseconds;
+        self
+    }
+
+    pub(super) fn time(&self) -> UnixMillis {
+        UnixMillis::new(self.now)
+    }
+
+    /// A block of the process ledger with this transaction, one millisecond later.
+    pub(super) fn on_process(
+        &mut self,
+        transaction: impl Into<Vec<u8>>,
+    ) -> Result<Vec<EventBytes>, Rejection> {
+        self.now += 1;
+        self.processes.block(UnixMillis::new(self.now), &[transaction.into()]).remove(0)
+    }
+
+    /// A block of the consensus ledger with this transaction, one millisecond later.
+    pub(super) fn on_consensus(
+        &mut self,
+        transaction: impl Into<Vec<u8>>,
+    ) -> Result<Vec<EventBytes>, Rejection> {
+        self.now += 1;
+        self.consensus.block(UnixMillis::new(self.now), &[transaction.into()]).remove(0)
+    }
+
+    /// Empty blocks on both ledgers.
+    pub(super) fn tick(&mut self) {
+        self.now += 1;
+        self.processes.block(UnixMillis::new(self.now), &[]);
+        self.consensus.block(UnixMillis::new(self.now), &[]);
+    }
+
+    pub(super) fn start_of(&self, process: &str, case: &str) -> Start {
+        let mut input = Members::default();
+        input.push("artifact", Value::String(Digest::of(case.as_bytes()).to_string()));
+        input.push("name", Value::String(format!("{case}.tar")));
+        input.push("size", Value::Number(7));
+        Start {
+            deployment: self.genesis.id(),
+            chain: name("process"),
+            process: name(process),
+            definition: self.genesis.process(&name(process)).unwrap().definition.digest(),
+            case: name(case),
+            nonce: Bytes(vec![1; 16]),
+            input,
+        }
+    }
+
+    /// Starts a case; gives its request.
+    pub(super) fn start(&mut self, process: &str, case: &str) -> RequestId {
+        let start = self.requester.sign(self.start_of(process, case));
+        self.on_process(start.as_str()).unwrap();
+        self.asked(case)
+    }
+
+    /// The last request of a case.
+    pub(super) fn asked(&self, case: &str) -> RequestId {
+        *self.case(case).status.requests.last().unwrap()
+    }
+
+    pub(super) fn case(&self, case: &str) -> query::CaseRecord {
+        query::case(&self.processes.state, self.requester.public.thumbprint(), &name(case)).unwrap()
+    }
+
+    /// The proof of the call of a request.
+    pub(super) fn call_of(&self, request: RequestId) -> Inclusion {
+        let height = query::case_request(&self.processes.state, request).unwrap().asked.called;
+        let called = |event: &EventBytes| match ProcessEvent::parse(&event.0).unwrap() {
+            ProcessEvent::Call(call) => call.request(self.genesis.id(), &self.processes.chain) == request,
+            _ => false,
+        };
+        let index = self.processes.events(height).iter().position(called).unwrap();
+        self.processes.inclusion(height, index)
+    }
+
+    pub(super) fn call(&mut self, request: RequestId) -> Result<Vec<EventBytes>, Rejection> {
+        let inclusion = self.call_of(request);
+        self.on_consensus(json::write(&Carrier::Call { inclusion }))
+    }
+
+    pub(super) fn request(&self, request: RequestId) -> query::RequestRecord {
+        query::request(&self.consensus.state, request).unwrap()
+    }
+
+    pub(super) fn state(&self, request: RequestId) -> RequestState {
+        self.request(request).status.state
+    }
+
+    pub(super) fn vote_request_of(&self, request: RequestId) -> VoteRequest {
+        let call = self.request(request).call;
+        let policy = &self.genesis.contract(&call.contract).unwrap().policy;
+        VoteRequest {
+            deployment: self.genesis.id(),
+            chain: name("consensus"),
+            contract: call.contract,
+            request,
+            policy: policy.digest(),
+            process: call.process,
+            definition: call.definition,
+            case: call.case,
+            step: call.step,
+            attempt: call.attempt,
+            requester: call.requester,
+            start: call.start,
+            subject: call.subject,
+            opened: self.time(),
+            deadline: self.time().after(policy.deadline()),
+            key_version: KeyVersion::first(),
+        }
+    }
+
+    fn key_of(&self, contract: &Name) -> &Key {
+        if contract.as_str() == "board" { &self.board } else { &self.contract }
+    }
+
+    pub(super) fn send_vote_request(&mut self, message: VoteRequest) -> Result<Vec<EventBytes>, Rejection> {
+        let vote_request = self.key_of(&message.contract).sign(message);
+        let audit = Digest::of(b"audit");
+        self.on_consensus(json::write(&Carrier::VoteRequest { vote_request, audit }))
+    }
+
+    /// Brings a new case to the point where voters can vote.
+    pub(super) fn open(&mut self, process: &str, case: &str) -> RequestId {
+        let request = self.start(process, case);
+        self.open_request(request);
+        request
+    }
+
+    pub(super) fn open_request(&mut self, request: RequestId) {
+        self.call(request).unwrap();
+        let message = self.vote_request_of(request);
+        self.send_vote_request(message).unwrap();
+    }
+
+    pub(super) fn ballot_of(&self, request: RequestId, voter: usize, choice: Choice) -> Ballot {
+        Ballot {
+            deployment: self.genesis.id(),
+            request,
+            vote_request: self.request(request).vote_request.map_or(Digest::ZERO, |jws| jws.digest()),
+            voter: name(&format!("v{voter}")),
+            choice,
+            reason: None,
+        }
+    }
+
+    pub(super) fn vote(
+        &mut self,
+        request: RequestId,
+        voter: usize,
+        choice: Choice,
+    ) -> Result<Vec<EventBytes>, Rejection> {
+        let ballot = self.ballot_of(request, voter, choice);
+        let key = self.voters.get(voter).unwrap_or(&self.requester);
+        let jws = key.sign(ballot);
+        self.on_consensus(jws.as_str())
+    }
+
+    pub(super) fn decision_of(&self, request: RequestId) -> Decision {
+        let record = self.request(request);
+        let RequestState::Fixed { outcome, ballots, decided } = record.status.state else {
+            panic!("the request is {}", record.status.state.as_str());
+        };
+        let opened = record.opened.unwrap();
+        Decision {
+            deployment: self.genesis.id(),
+            chain: name("consensus"),
+            contract: opened.contract,
+            request,
+            vote_request: opened.vote_request,
+            policy: opened.policy,
+            outcome,
+            ballots,
+            decided,
+            key_version: opened.key_version,
+        }
+    }
+
+    pub(super) fn send_decision(&mut self, message: Decision) -> Result<Vec<EventBytes>, Rejection> {
+        let decision = self.key_of(&message.contract).sign(message);
+        let audit = Digest::of(b"audit");
+        self.on_consensus(json::write(&Carrier::Decision { decision, audit }))
+    }
+
+    pub(super) fn decide(&mut self, request: RequestId) {
+        let decision = self.decision_of(request);
+        self.send_decision(decision).unwrap();
+    }
+
+    /// The answer to a request, as the relay carries it.
+    pub(super) fn answer_of(&self, request: RequestId) -> Carrier {
+        let record = self.request(request);
+        let height = record.status.heights.ended.unwrap();
+        let ends = |event: &EventBytes| match ConsensusEvent::parse(&event.0).unwrap() {
+            ConsensusEvent::DecisionRecorded { request: found, .. }
+            | ConsensusEvent::RequestRefused { request: found, .. }
+            | ConsensusEvent::RequestVoid { request: found } => found == request,
+            _ => false,
+        };
+        let index = self.consensus.events(height).iter().position(ends).unwrap();
+        Carrier::Answer { decision: record.decision, inclusion: self.consensus.inclusion(height, index) }
+    }
+
+    pub(super) fn answer(&mut self, request: RequestId) -> Result<Vec<EventBytes>, Rejection> {
+        let answer = self.answer_of(request);
+        self.on_process(json::write(&answer))
+    }
+
+    /// Votes, signs the decision and carries it back.
+    pub(super) fn approve(&mut self, request: RequestId) {
+        self.vote(request, 0, Choice::Approve).unwrap();
+        self.vote(request, 1, Choice::Approve).unwrap();
+        self.decide(request);
+        self.answer(request).unwrap();
+    }
+
+    pub(super) fn output_of(&self, case: &str) -> ActionOutput {
+        let signature = self.release.sign_digest(&Digest::of(case.as_bytes()));
+        ActionOutput {
+            key: name("release"),
+            version: KeyVersion::first(),
+            public_key: self.release.public.clone(),
+            format: SignatureFormat::Der,
+            signature: Bytes(signature.to_der().as_bytes().to_vec()),
+        }
+    }
+
+    pub(super) fn result(
+        &mut self,
+        request: RequestId,
+        output: ActionOutput,
+    ) -> Result<Vec<EventBytes>, Rejection> {
+        let decision = self.request(request).decision.map_or(Digest::ZERO, |jws| jws.digest());
+        let audit = Digest::of(b"audit");
+        self.on_process(json::write(&Carrier::Result { decision, output, audit }))
+    }
+
+    pub(super) fn cancel_of(&self, case: &str) -> Jws {
+        self.requester.sign(Cancel {
+            deployment: self.genesis.id(),
+            chain: name("process"),
+            case: name(case),
+            nonce: Bytes(vec![2; 16]),
+        })
+    }
+
+    /// The last request of a case, which is started if there is none.
+    pub(super) fn asked_or_start(&mut self, process: &str, case: &str) -> RequestId {
+        let requester = self.requester.public.thumbprint();
+        match query::case(&self.processes.state, requester, &name(case)) {
+            Some(_) => self.asked(case),
+            None => self.start(process, case),
+        }
+    }
+
+    pub(super) fn decision_from(&self, jws: &Jws) -> Decision {
+        json::read(jws.payload()).unwrap()
+    }
+
+    pub(super) fn deadline(&self, contract: &str) -> Millis {
+        self.genesis.contract(&name(contract)).unwrap().policy.deadline()
+    }
+}
+
+/// The code of the rejection that must have come.
+pub(super) fn code(result: Result<Vec<EventBytes>, Rejection>) -> &'static str {
+    result.expect_err("this must be rejected").code
+}
