@@ -328,6 +328,10 @@ impl State for Snapshot {
     fn scan(&self, prefix: &[u8], limit: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
         self.view.scan(prefix, limit)
     }
+
+    fn scan_after(&self, prefix: &[u8], after: &[u8], limit: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
+        self.view.scan_after(prefix, after, limit)
+    }
 }
 
 /// A connection that goes back to the pool.

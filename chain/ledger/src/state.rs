@@ -73,16 +73,18 @@ impl<S: Deref<Target = Store>> View<S> {
         store.sql(optional(store.statement(sql::STATE)?.query_row([key], |row| row.get(0))))
     }
 
-    fn merged(&self, prefix: &[u8], limit: usize) -> Result<Vec<Pair>, LedgerError> {
+    /// The pairs whose keys begin with `prefix`, from the key `first` on.
+    fn merged(&self, prefix: &[u8], first: &[u8], limit: usize) -> Result<Vec<Pair>, LedgerError> {
         let store = &*self.store;
         let mut statement = store.statement(sql::STATE_FROM)?;
-        let mut rows = store.sql(statement.query([prefix]))?;
+        let mut rows = store.sql(statement.query([first]))?;
         let mut next_stored = || -> Result<Option<Pair>, LedgerError> {
             let Some(row) = store.sql(rows.next())? else { return Ok(None) };
             let pair: Pair = (store.sql(row.get(0))?, store.sql(row.get(1))?);
             Ok(pair.0.starts_with(prefix).then_some(pair))
         };
-        let (mut pending, mut written) = (from(&self.pending, prefix), from(&self.written, prefix));
+        let (mut pending, mut written) =
+            (from(&self.pending, prefix, first), from(&self.written, prefix, first));
         let mut stored = next_stored()?;
         let mut found = Vec::new();
         while found.len() < limit {
@@ -112,10 +114,11 @@ impl<S: Deref<Target = Store>> View<S> {
 fn from<'a>(
     writes: &'a Writes,
     prefix: &[u8],
+    first: &[u8],
 ) -> Peekable<impl Iterator<Item = (&'a Vec<u8>, &'a Option<Vec<u8>>)>> {
     let prefix = prefix.to_vec();
     writes
-        .range::<[u8], _>((Bound::Included(prefix.as_slice()), Bound::Unbounded))
+        .range::<[u8], _>((Bound::Included(first), Bound::Unbounded))
         .take_while(move |(key, _)| key.starts_with(&prefix))
         .peekable()
 }
@@ -137,7 +140,13 @@ impl<S: Deref<Target = Store>> State for View<S> {
     }
 
     fn scan(&self, prefix: &[u8], limit: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
-        self.remember(self.merged(prefix, limit), Vec::new())
+        self.remember(self.merged(prefix, prefix, limit), Vec::new())
+    }
+
+    fn scan_after(&self, prefix: &[u8], after: &[u8], limit: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
+        // No key lies between `after` and `after` with a zero byte behind it.
+        let next = [after, &[0]].concat();
+        self.remember(self.merged(prefix, prefix.max(&next), limit), Vec::new())
     }
 }
 

@@ -218,6 +218,12 @@ proptest! {
             for ledger in [&one, &two] {
                 let snapshot = ledger.reader().snapshot().unwrap();
                 let found = snapshot.scan(b"k", 100);
+                for (place, (key, _)) in found.iter().enumerate() {
+                    let rest = &found[place + 1..];
+                    prop_assert_eq!(snapshot.scan_after(b"k", key, 2), &rest[..rest.len().min(2)]);
+                }
+                prop_assert_eq!(&snapshot.scan_after(b"k", b"a", 100), &found);
+                prop_assert_eq!(snapshot.scan_after(b"k", b"l", 100), Vec::new());
                 let found: BTreeMap<String, String> = found
                     .into_iter()
                     .map(|(key, value)| (String::from_utf8(key).unwrap(), String::from_utf8(value).unwrap()))
