@@ -1,2 +1,7 @@
-//! Assent.
-fn main() {}
+//! The `assent` program; see the library of the same name.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    assent::cli::main()
+}
