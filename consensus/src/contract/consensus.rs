@@ -8,20 +8,24 @@
 
 use std::sync::Arc;
 
+use super::ballot::{fix, settle};
 use super::counting::Counting;
 use super::layout::{self, DUE, DUTY, Key};
 use super::record::{Heights, Opened, RequestState, RequestStatus};
 use super::registry::Registry;
+use super::request::{
+    call, case_key, keep_cancel, known, opened, put_status, remove_live, status, unknown_request, wrong_state,
+};
 use super::{Context, Contract, Rejection, State};
 use crate::digest::Digest;
 use crate::event::{Call, ConsensusEvent, EventBytes, ProcessEvent};
 use crate::genesis::{ContractEntry, Genesis};
 use crate::header::Inclusion;
 use crate::jwk::{PublicKey, Thumbprint};
-use crate::jws::{Jws, Signed, Typ, Verified};
+use crate::jws::{Jws, Signed, Typ};
 use crate::message::{Ballot, Cancel, Decision, RequestId, VoteRequest};
 use crate::name::{DisplayText, Name};
-use crate::policy::{BallotRefusal, Policy, Tally, VoterIndex};
+use crate::policy::{Policy, Tally};
 use crate::time::{Millis, UnixMillis};
 use crate::transaction::{Carrier, Content, Transaction};
 use crate::vote::Outcome;
@@ -48,6 +52,10 @@ impl ConsensusContracts {
         ConsensusContracts { registry: Registry::new(genesis, chain) }
     }
 
+    pub(super) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
     /// A contract of this ledger.
     fn contract(&self, name: &Name) -> Result<&ContractEntry, Rejection> {
         let contract = self.registry.contract(name)?;
@@ -61,7 +69,7 @@ impl ConsensusContracts {
     }
 
     /// An open request's contract and the policy that counts.
-    fn rules(&self, opened: &Opened) -> Result<(&ContractEntry, &Policy), Rejection> {
+    pub(super) fn rules(&self, opened: &Opened) -> Result<(&ContractEntry, &Policy), Rejection> {
         let contract = self.contract(&opened.contract)?;
         let policy = self.registry.policy(contract, &opened.policy)?;
         Ok((contract, policy))
@@ -198,68 +206,6 @@ impl ConsensusContracts {
         let tally = Tally::new(policy, Some(&opened.requester), opened.opened);
         put_status(state, request, &status);
         events.extend(settle(state, request, Counting::new(), &tally, context));
-        Ok(events)
-    }
-
-    fn ballot(
-        &self,
-        state: &mut dyn State,
-        jws: &Jws,
-        context: &Context<'_>,
-    ) -> Result<Vec<EventBytes>, Rejection> {
-        let signed = Signed::<Ballot>::from_jws(jws.clone())?;
-        let message = signed.unverified();
-        self.registry.check_deployment(message.deployment)?;
-        let request = message.request;
-        let Some(opened) = opened(state, request) else {
-            let status = known(state, request)?;
-            return Err(wrong_state("not-open", request, &status.state));
-        };
-        let (contract, policy) = self.rules(&opened)?;
-        let voter = policy.voter_by_key(&jws.kid()).ok_or_else(|| {
-            Rejection::new(
-                "not-a-voter",
-                format!("the key `{}` is no voter's of `{}`", jws.kid(), contract.name),
-            )
-        })?;
-        let name = &policy.voter(voter).name;
-        if message.voter != *name {
-            return Err(Rejection::new(
-                "wrong-voter",
-                format!("the key `{}` is that of `{name}`, not of `{}`", jws.kid(), message.voter),
-            ));
-        }
-        if message.vote_request != opened.vote_request {
-            return Err(Rejection::new(
-                "other-request",
-                format!("the ballot is for another vote request than that of the request `{request}`"),
-            ));
-        }
-        let ballot = signed.verify_with(&policy.voter(voter).key, context.checked)?;
-
-        let mut counting = Counting::read(state, request).ok_or_else(|| unknown_request(request))?;
-        if let Some(place) = counting.place(voter) {
-            return second_ballot(state, &ballot, voter, place);
-        }
-        if counting.is_closed() {
-            let status = known(state, request)?;
-            return Err(wrong_state("too-late", request, &status.state));
-        }
-        let mut tally = counting.tally(policy, opened.requester, opened.opened);
-        tally.cast(voter, ballot.choice, context.time).map_err(|refusal| refused(&refusal, name, request))?;
-
-        let place = counting.push(voter, ballot.choice, context.time, jws.as_str());
-        let mut bytes = context.time.get().to_be_bytes().to_vec();
-        bytes.extend_from_slice(jws.as_str().as_bytes());
-        state.put(ballot_key(request, place).as_bytes(), bytes);
-        let counted = ConsensusEvent::BallotCounted {
-            request,
-            voter: name.clone(),
-            ballot: ballot.digest(),
-            at: context.time,
-        };
-        let mut events = vec![counted.to_bytes()];
-        events.extend(settle(state, request, counting, &tally, context));
         Ok(events)
     }
 
@@ -470,155 +416,15 @@ impl Contract for ConsensusContracts {
         let due = DUE.list(state, None, FIRE_LIMIT).into_iter();
         let due: Vec<_> = due.take_while(|(time, ..)| *time <= context.time.get()).collect();
         let mut events = Vec::new();
-        for (_, request, _) in due {
-            events.extend(self.settle_due(state, request, context).unwrap_or_default());
+        for (time, request, _) in due {
+            match self.settle_due(state, request, context) {
+                Some(told) => events.extend(told),
+                // Left in place it would be due for ever.
+                None => DUE.remove(state, time, request),
+            }
         }
         events
     }
-}
-
-/// Fixes the outcome if there is one at the block's time, or sets when to look again.
-fn settle(
-    state: &mut dyn State,
-    request: RequestId,
-    mut counting: Counting,
-    tally: &Tally<'_>,
-    context: &Context<'_>,
-) -> Vec<EventBytes> {
-    if let Some((outcome, decided)) = tally.outcome(context.time) {
-        return fix(state, request, counting, outcome, decided, context);
-    }
-    counting.schedule(state, request, tally.next_change(context.time));
-    counting.write(state, request);
-    Vec::new()
-}
-
-fn fix(
-    state: &mut dyn State,
-    request: RequestId,
-    mut counting: Counting,
-    outcome: Outcome,
-    decided: UnixMillis,
-    context: &Context<'_>,
-) -> Vec<EventBytes> {
-    let ballots = counting.root();
-    counting.schedule(state, request, None);
-    counting.write(state, request);
-    if let Some(mut status) = status(state, request) {
-        status.state = RequestState::Fixed { outcome, ballots, decided };
-        status.heights.fixed = Some(context.height);
-        put_status(state, request, &status);
-    }
-    DUTY.add(state, context.height, request, DECISION_DUTY.to_vec());
-    vec![ConsensusEvent::DecisionDue { request, outcome, ballots, decided }.to_bytes()]
-}
-
-/// What comes of a ballot by a voter whose ballot at `place` was counted: the first that says something else is recorded.
-fn second_ballot(
-    state: &mut dyn State,
-    ballot: &Verified<Ballot>,
-    voter: VoterIndex,
-    place: u32,
-) -> Result<Vec<EventBytes>, Rejection> {
-    let request = ballot.request;
-    let first = ballot_at(state, request, place).ok_or_else(|| unknown_request(request))?.1;
-    let name = &ballot.voter;
-    if first.is_same_message(ballot.jws()) {
-        return Err(Rejection::new(
-            "already-counted",
-            format!("this ballot of `{name}` was counted already; there is nothing to be done"),
-        ));
-    }
-    let conflict = Key::request(request, "conflict").bytes(b"/").number(voter.place() as u64);
-    if state.get(conflict.as_bytes()).is_some() {
-        return Err(Rejection::new(
-            "already-voted",
-            format!("`{name}` has voted on the request `{request}` already, and a conflict is recorded"),
-        ));
-    }
-    state.put(conflict.as_bytes(), ballot.jws().as_str().into());
-    let ballots = [first.digest(), ballot.digest()];
-    Ok(vec![ConsensusEvent::Conflict { request, voter: name.clone(), ballots }.to_bytes()])
-}
-
-fn refused(refusal: &BallotRefusal, voter: &Name, request: RequestId) -> Rejection {
-    let code = match refusal {
-        BallotRefusal::AlreadyVoted => "already-voted",
-        BallotRefusal::MayNotVote => "requester-may-not-vote",
-        BallotRefusal::TooEarly => "too-early",
-        BallotRefusal::TooLate | BallotRefusal::AlreadyDecided => "too-late",
-        BallotRefusal::OutOfOrder => "out-of-order",
-        BallotRefusal::LevelNotBegun => "level-not-begun",
-    };
-    Rejection::new(
-        code,
-        format!("the ballot of `{voter}` on the request `{request}` is not counted: {refusal}"),
-    )
-}
-
-pub(super) fn status(state: &dyn State, request: RequestId) -> Option<RequestStatus> {
-    layout::read(state, &Key::request(request, "status"))
-}
-
-fn put_status(state: &mut dyn State, request: RequestId, status: &RequestStatus) {
-    layout::write(state, &Key::request(request, "status"), status);
-}
-
-pub(super) fn opened(state: &dyn State, request: RequestId) -> Option<Opened> {
-    layout::read(state, &Key::request(request, "opened"))
-}
-
-pub(super) fn call(state: &dyn State, request: RequestId) -> Option<Call> {
-    match ProcessEvent::parse(&state.get(Key::request(request, "call").as_bytes())?) {
-        Ok(ProcessEvent::Call(call)) => Some(call),
-        _ => None,
-    }
-}
-
-/// The ballot at a place in the order counted.
-pub(super) fn ballot_at(state: &dyn State, request: RequestId, place: u32) -> Option<(UnixMillis, Jws)> {
-    timed_message(&state.get(ballot_key(request, place).as_bytes())?)
-}
-
-/// A message that was kept with its block time.
-pub(super) fn timed_message(bytes: &[u8]) -> Option<(UnixMillis, Jws)> {
-    let (at, jws) = bytes.split_first_chunk::<8>()?;
-    Some((UnixMillis::new(u64::from_be_bytes(*at)), Jws::parse(jws).ok()?))
-}
-
-pub(super) fn ballots_prefix(request: RequestId) -> Key {
-    Key::request(request, "ballot").bytes(b"/")
-}
-
-fn ballot_key(request: RequestId, place: u32) -> Key {
-    ballots_prefix(request).bytes(&place.to_be_bytes())
-}
-
-/// The last request of a case that was called.
-fn case_key(calling_chain: &Name, requester: Thumbprint, case: &Name) -> Key {
-    Key::table("case").bytes(requester.as_bytes()).part(calling_chain.as_str()).part(case.as_str())
-}
-
-fn keep_cancel(state: &mut dyn State, request: RequestId, jws: &Jws, context: &Context<'_>) {
-    let mut bytes = context.time.get().to_be_bytes().to_vec();
-    bytes.extend_from_slice(jws.as_str().as_bytes());
-    state.put(Key::request(request, "cancel").as_bytes(), bytes);
-}
-
-fn remove_live(state: &mut dyn State, status: &RequestStatus) {
-    state.delete(Key::table(LIVE).number(status.number).as_bytes());
-}
-
-fn known(state: &dyn State, request: RequestId) -> Result<RequestStatus, Rejection> {
-    status(state, request).ok_or_else(|| unknown_request(request))
-}
-
-fn unknown_request(request: RequestId) -> Rejection {
-    Rejection::new("unknown-request", format!("there is no request `{request}`"))
-}
-
-fn wrong_state(code: &'static str, request: RequestId, state: &RequestState) -> Rejection {
-    Rejection::new(code, format!("the request `{request}` is {}", state.as_str()))
 }
 
 /// A sentence as display text, cut where it is too long.

@@ -4,6 +4,9 @@
 //! verified beforehand. The same transactions in the same order give the same state and events on every machine. The
 //! trait is small enough that a WebAssembly host can stand behind it.
 
+mod answer;
+mod ballot;
+mod case;
 pub mod consensus;
 mod counting;
 mod layout;
@@ -11,6 +14,7 @@ pub mod process;
 pub mod query;
 pub mod record;
 mod registry;
+mod request;
 #[cfg(test)]
 mod tests;
 

@@ -7,22 +7,23 @@
 
 use std::sync::Arc;
 
+use super::case::{
+    Walk, asked, attachment_key, case_status, known, put_asked, put_case, start, wrong_process,
+};
 use super::layout::{self, ASKING, CANCEL, DUE, DUTY, Key};
 use super::record::{Answer, AskedRequest, CaseStage, CaseStatus};
 use super::registry::Registry;
 use super::{Context, Contract, Rejection, State};
-use crate::bundle::ActionOutput;
 use crate::digest::Digest;
-use crate::event::{Call, CaseOutcome, ConsensusEvent, EventBytes, ProcessEvent};
+use crate::event::{Call, CaseOutcome, EventBytes, ProcessEvent};
 use crate::genesis::Genesis;
-use crate::header::Inclusion;
 use crate::json::Integer;
 use crate::jwk::{PublicKey, Thumbprint};
 use crate::jws::{Jws, Signed, Typ};
 use crate::message::{Cancel, Decision, RequestId, Start};
 use crate::name::Name;
-use crate::process::{OnRejected, Process, Step, StepAction};
-use crate::subject::{SignatureFormat, Subject};
+use crate::process::{Process, Step, StepAction};
+use crate::subject::Subject;
 use crate::time::UnixMillis;
 use crate::transaction::{Carrier, Content, Transaction};
 use crate::vote::Outcome;
@@ -40,20 +41,14 @@ pub struct ProcessContracts {
     registry: Registry,
 }
 
-/// A case that is being moved on: what is read before, written after, and told on the way.
-struct Walk<'a> {
-    requester: Thumbprint,
-    case: &'a Name,
-    start: &'a Start,
-    process: &'a Process,
-    status: CaseStatus,
-    events: Vec<EventBytes>,
-}
-
 impl ProcessContracts {
     /// Those that `genesis` puts on the ledger `chain`.
     pub fn new(genesis: Arc<Genesis>, chain: Name) -> ProcessContracts {
         ProcessContracts { registry: Registry::new(genesis, chain) }
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// A process of this ledger that runs by this document.
@@ -141,7 +136,7 @@ impl ProcessContracts {
     }
 
     /// Goes to a step, or ends the case after the last.
-    fn enter(
+    pub(super) fn enter(
         &self,
         state: &mut dyn State,
         walk: &mut Walk<'_>,
@@ -158,7 +153,7 @@ impl ProcessContracts {
         }
     }
 
-    fn ask(
+    pub(super) fn ask(
         &self,
         state: &mut dyn State,
         walk: &mut Walk<'_>,
@@ -284,214 +279,8 @@ impl ProcessContracts {
         Ok(Vec::new())
     }
 
-    fn answer(
-        &self,
-        state: &mut dyn State,
-        decision: Option<&Jws>,
-        inclusion: &Inclusion,
-        context: &Context<'_>,
-    ) -> Result<Vec<EventBytes>, Rejection> {
-        let event = ConsensusEvent::parse(&inclusion.event.0).map_err(|error| {
-            Rejection::new("not-an-answer", format!("the event that was carried cannot be read: {error}"))
-        })?;
-        let request = match &event {
-            ConsensusEvent::DecisionRecorded { request, .. }
-            | ConsensusEvent::RequestRefused { request, .. }
-            | ConsensusEvent::RequestVoid { request } => *request,
-            _ => {
-                return Err(Rejection::new("not-an-answer", "the event that was carried ends no request"));
-            }
-        };
-        let mut asked = known(state, request)?;
-        if asked.answer.is_some() {
-            return Err(Rejection::new(
-                "already-answered",
-                format!("the request `{request}` was answered already"),
-            ));
-        }
-        let contract = self.registry.contract(&asked.contract)?;
-        if contract.chain != inclusion.chain {
-            return Err(Rejection::new(
-                "other-chain",
-                format!("`{}` answers on `{}`, not on `{}`", asked.contract, contract.chain, inclusion.chain),
-            ));
-        }
-        self.registry.check_inclusion(inclusion)?;
-        let answer = match (event, decision) {
-            (ConsensusEvent::DecisionRecorded { outcome, decision: digest, .. }, Some(jws)) => {
-                let decision = self.decision(&asked, request, jws, context)?;
-                if digest != jws.digest() || outcome != decision.0 {
-                    return Err(Rejection::new(
-                        "other-decision",
-                        "the decision that was carried is not the one that the event records",
-                    ));
-                }
-                let (outcome, decided, act_by) = decision;
-                Answer::Decided { outcome, decision: digest, decided, act_by }
-            }
-            (ConsensusEvent::DecisionRecorded { .. }, None) => {
-                return Err(Rejection::new(
-                    "no-decision",
-                    "the event records a decision that was not carried",
-                ));
-            }
-            (_, Some(_)) => {
-                return Err(Rejection::new(
-                    "other-decision",
-                    "the event that was carried records no decision",
-                ));
-            }
-            (ConsensusEvent::RequestRefused { why, .. }, None) => Answer::Refused { why },
-            (_, None) => Answer::Void,
-        };
-        if let Answer::Decided { decision, .. } = &answer {
-            state.put(decision_key(decision).as_bytes(), request.0.as_bytes().to_vec());
-        }
-        ASKING.remove(state, asked.called, request);
-        asked.answer = Some(answer.clone());
-        asked.answered = Some(context.height);
-        put_asked(state, request, &asked);
-        self.walk_on(state, &asked, |contracts, state, walk| {
-            contracts.take(state, walk, &asked, request, &answer, context)
-        })
-    }
-
-    /// Verifies the decision on a request: its outcome, `decided`, and until when an approved action may be done.
-    fn decision(
-        &self,
-        asked: &AskedRequest,
-        request: RequestId,
-        jws: &Jws,
-        context: &Context<'_>,
-    ) -> Result<(Outcome, UnixMillis, UnixMillis), Rejection> {
-        let contract = self.registry.contract(&asked.contract)?;
-        let signed = Signed::<Decision>::from_jws(jws.clone())?;
-        let message = signed.unverified();
-        self.registry.check_deployment(message.deployment)?;
-        if message.request != request || message.contract != asked.contract || message.chain != contract.chain
-        {
-            return Err(Rejection::new(
-                "other-request",
-                format!("the decision is not one of `{}` on the request `{request}`", asked.contract),
-            ));
-        }
-        let policy = self.registry.policy(contract, &message.policy)?;
-        let key = self.registry.contract_key(contract, message.key_version)?;
-        let decision = signed.verify_with(key, context.checked)?;
-        Ok((decision.outcome, decision.decided, decision.decided.after(policy.act_within())))
-    }
-
-    /// Goes on after an answer.
-    fn take(
-        &self,
-        state: &mut dyn State,
-        walk: &mut Walk<'_>,
-        asked: &AskedRequest,
-        request: RequestId,
-        answer: &Answer,
-        context: &Context<'_>,
-    ) -> Result<(), Rejection> {
-        if let Some(height) = walk.status.cancelled {
-            CANCEL.remove(state, height, request);
-        }
-        let process = walk.process;
-        let step = process.step(&asked.step).ok_or_else(|| wrong_process(process))?;
-        let StepAction::Ask { on_rejected, retries, .. } = &step.action else {
-            return Err(wrong_process(process));
-        };
-        let outcome = match answer {
-            Answer::Decided { outcome: Outcome::Approved, .. } => {
-                return self.enter(state, walk, process.next_step(&step.name), context);
-            }
-            Answer::Decided { outcome: Outcome::Cancelled, .. } => CaseOutcome::Cancelled,
-            Answer::Refused { .. } => CaseOutcome::Refused,
-            Answer::Decided { outcome: Outcome::Rejected, .. } => CaseOutcome::Rejected,
-            Answer::Void if walk.status.cancelled.is_some() => CaseOutcome::Cancelled,
-            Answer::Decided { outcome: Outcome::Expired, .. } | Answer::Void => {
-                if asked.attempt.get() <= u64::from(*retries) {
-                    return self.ask(state, walk, step, asked.attempt.get() + 1, context);
-                }
-                CaseOutcome::Expired
-            }
-        };
-        match (outcome, on_rejected) {
-            (CaseOutcome::Rejected | CaseOutcome::Expired, OnRejected::Step(name)) => {
-                let later = process.step(name).ok_or_else(|| wrong_process(process))?;
-                self.enter(state, walk, Some(later), context)
-            }
-            _ => {
-                walk.end(outcome, context);
-                Ok(())
-            }
-        }
-    }
-
-    fn result(
-        &self,
-        state: &mut dyn State,
-        decision: Digest,
-        output: &ActionOutput,
-        audit: Digest,
-        context: &Context<'_>,
-    ) -> Result<Vec<EventBytes>, Rejection> {
-        let found = state.get(decision_key(&decision).as_bytes()).and_then(|bytes| bytes.try_into().ok());
-        let request = found.map(|bytes| RequestId(Digest::from_bytes(bytes))).ok_or_else(|| {
-            Rejection::new("unknown-decision", format!("no decision `{decision}` is recorded"))
-        })?;
-        let asked = known(state, request)?;
-        self.walk_on(state, &asked, |contracts, state, walk| {
-            let (acting, act_by) = match &walk.status.stage {
-                CaseStage::Acting { step, request: acting, act_by } if *acting == request => {
-                    (step.clone(), *act_by)
-                }
-                _ => {
-                    return Err(Rejection::new(
-                        "not-due",
-                        format!("no action that the decision `{decision}` approved is due"),
-                    ));
-                }
-            };
-            let approved = walk.process.step(&asked.step).ok_or_else(|| wrong_process(walk.process))?;
-            contracts.check_output(&subject(walk.process, approved, walk.start)?, output)?;
-
-            layout::write(state, &Key::request(request, "result"), output);
-            if let Some(height) = asked.action_due {
-                DUTY.remove(state, height, request);
-            }
-            DUE.remove(state, act_by.get(), request);
-            let result = Digest::of(&output.signature.0);
-            let recorded = ProcessEvent::ResultRecorded {
-                case: walk.case.clone(),
-                step: acting.clone(),
-                request,
-                result,
-                audit,
-            };
-            layout::write(state, &Key::request(request, "recorded"), &(context.height, audit));
-            walk.events.push(recorded.to_bytes());
-            contracts.enter(state, walk, walk.process.next_step(&acting), context)
-        })
-    }
-
-    /// Checks that an output is what was approved: made with the key that the subject names, over what it names.
-    fn check_output(&self, subject: &Subject, output: &ActionOutput) -> Result<(), Rejection> {
-        let Subject::Sign { key, digest, .. } = subject else {
-            return Err(Rejection::new("other-action", format!("a `{}` gives no signature", subject.kind())));
-        };
-        let (entry, public_key) = self.registry.key(key, output.version)?;
-        if output.key != *key || output.public_key != *public_key || output.format != entry.format {
-            let message = format!("the result is not one of the key `{key}` as it is recorded");
-            return Err(Rejection::new("wrong-key", message));
-        }
-        if verify_output(public_key, output, digest) {
-            return Ok(());
-        }
-        let message = format!("the signature of the key `{key}` over `{digest}` does not verify");
-        Err(Rejection::new("bad-signature", message))
-    }
-
     /// Reads a case, moves it on, and writes it back.
-    fn walk_on(
+    pub(super) fn walk_on(
         &self,
         state: &mut dyn State,
         asked: &AskedRequest,
@@ -554,22 +343,6 @@ impl ProcessContracts {
             _ => return None,
         };
         requester_key(process, jws.kid()).ok().cloned()
-    }
-}
-
-impl Walk<'_> {
-    fn end(&mut self, outcome: CaseOutcome, context: &Context<'_>) {
-        self.status.stage = CaseStage::Ended { outcome, height: context.height };
-        self.events.push(ProcessEvent::CaseEnded { case: self.case.clone(), outcome }.to_bytes());
-    }
-
-    /// Writes the case; gives the events.
-    fn finish(self, state: &mut dyn State) -> Vec<EventBytes> {
-        put_case(state, self.requester, self.case, &self.status);
-        if let CaseStage::Ended { .. } = self.status.stage {
-            state.delete(Key::table(LIVE).number(self.status.number).as_bytes());
-        }
-        self.events
     }
 }
 
@@ -639,7 +412,7 @@ impl Contract for ProcessContracts {
     }
 }
 
-fn subject(process: &Process, step: &Step, start: &Start) -> Result<Subject, Rejection> {
+pub(super) fn subject(process: &Process, step: &Step, start: &Start) -> Result<Subject, Rejection> {
     process
         .derive_subject(&step.name, &start.input)
         .map_err(|error| Rejection::new("wrong-input", error.to_string()))
@@ -664,19 +437,6 @@ fn check_attachment(state: &dyn State, subject: &Subject) -> Result<(), Rejectio
     ))
 }
 
-/// Whether the signature, in its format, is one over the file of this digest.
-fn verify_output(key: &PublicKey, output: &ActionOutput, digest: &Digest) -> bool {
-    let signature = output.signature.0.as_slice();
-    match output.format {
-        SignatureFormat::Der => key.verify_digest_der(digest, signature).is_ok(),
-        SignatureFormat::Raw => {
-            signature.try_into().is_ok_and(|signature| key.verify_digest(digest, signature).is_ok())
-        }
-        // Statements are not recorded yet: what cannot be verified is not taken.
-        SignatureFormat::Dsse | SignatureFormat::Jws => false,
-    }
-}
-
 fn requester_key(process: &Process, requester: Thumbprint) -> Result<&PublicKey, Rejection> {
     process.requester_by_key(&requester).map(|found| &found.key).ok_or_else(|| {
         Rejection::new(
@@ -684,41 +444,4 @@ fn requester_key(process: &Process, requester: Thumbprint) -> Result<&PublicKey,
             format!("the key `{requester}` is no requester's of the process `{}`", process.name()),
         )
     })
-}
-
-pub(super) fn attachment_key(digest: &Digest) -> Key {
-    Key::table("attachment").digest(digest)
-}
-
-fn decision_key(decision: &Digest) -> Key {
-    Key::table("decision").digest(decision)
-}
-
-pub(super) fn case_status(state: &dyn State, requester: Thumbprint, case: &Name) -> Option<CaseStatus> {
-    layout::read(state, &Key::case(requester, case, "status"))
-}
-
-fn put_case(state: &mut dyn State, requester: Thumbprint, case: &Name, status: &CaseStatus) {
-    layout::write(state, &Key::case(requester, case, "status"), status);
-}
-
-pub(super) fn start(state: &dyn State, requester: Thumbprint, case: &Name) -> Option<Jws> {
-    Jws::parse(&state.get(Key::case(requester, case, "start").as_bytes())?).ok()
-}
-
-pub(super) fn asked(state: &dyn State, request: RequestId) -> Option<AskedRequest> {
-    layout::read(state, &Key::request(request, "asked"))
-}
-
-fn put_asked(state: &mut dyn State, request: RequestId, asked: &AskedRequest) {
-    layout::write(state, &Key::request(request, "asked"), asked);
-}
-
-fn known(state: &dyn State, request: RequestId) -> Result<AskedRequest, Rejection> {
-    asked(state, request)
-        .ok_or_else(|| Rejection::new("unknown-request", format!("there is no request `{request}`")))
-}
-
-fn wrong_process(process: &Process) -> Rejection {
-    Rejection::new("wrong-definition", format!("the process `{}` has no such step", process.name()))
 }

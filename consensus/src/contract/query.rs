@@ -4,12 +4,12 @@
 //! Lists go on after the last entry that was seen, so that a page costs what it shows.
 
 use super::State;
-use super::consensus::{
-    DECISION_DUTY, LIVE, REQUESTS, VOTE_REQUEST_DUTY, ballots_prefix, call, opened, status, timed_message,
-};
+use super::case::{asked, attachment_key, case_status, start};
+use super::consensus::{DECISION_DUTY, LIVE, REQUESTS, VOTE_REQUEST_DUTY};
 use super::layout::{self, ASKING, CANCEL, DUTY, Key};
-use super::process::{ACTION_DUTY, CASES, asked, attachment_key, case_status, start};
+use super::process::{ACTION_DUTY, CASES};
 use super::record::{AskedRequest, CaseStatus, Opened, RequestStatus};
+use super::request::{ballots_prefix, call, opened, status, timed_message};
 use crate::bundle::ActionOutput;
 use crate::digest::Digest;
 use crate::event::Call;
