@@ -87,7 +87,8 @@ impl Ledger {
             .into_iter()
             .map(|bytes| Transaction::parse(bytes).map_err(|error| unreadable(error.to_string())))
             .collect::<Result<Vec<_>, _>>()?;
-        let checked = signatures::verify(&self.store, &*self.contract, &transactions)?;
+        let checked =
+            signatures::verify(&self.store, &*self.contract, &transactions.iter().collect::<Vec<_>>())?;
         let now = row.header.header().time;
         let proposal = Proposal { header: row.header.clone(), transactions };
         let block = block::check(self, proposal, &checked, now)?;

@@ -1,4 +1,8 @@
 //! What waits for the next block, and how each one waiting is answered.
+//!
+//! ```text
+//! add ─▶ arrived ─▶ (signatures are verified) ─▶ ready ─▶ (the next block)
+//! ```
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
@@ -6,6 +10,7 @@ use std::time::Duration;
 
 use assent_consensus::contract::Rejection;
 use assent_consensus::digest::Digest;
+use assent_consensus::jws::CheckedSignatures;
 use assent_consensus::transaction::Transaction;
 
 use crate::error::LedgerError;
@@ -76,7 +81,7 @@ impl Iterator for Receipts {
 
 /// A transaction that waits, and where its answer goes. Dropped without an answer, it says that the ledger has stopped.
 pub(crate) struct Waiting {
-    pub transaction: Option<Transaction>,
+    pub transaction: Transaction,
     slot: Slot,
 }
 
@@ -110,22 +115,22 @@ impl Waiting {
         transactions
             .into_iter()
             .enumerate()
-            .map(|(at, transaction)| Waiting { transaction: Some(transaction), slot: slot(at) })
+            .map(|(at, transaction)| Waiting { transaction, slot: slot(at) })
             .collect()
     }
 
     fn bytes(&self) -> usize {
-        self.transaction.as_ref().map_or(0, |transaction| transaction.bytes().len())
+        self.transaction.bytes().len()
     }
 
     /// The transaction, and the place for its answer.
-    pub(crate) fn split(self) -> Option<(Transaction, Slot)> {
-        self.transaction.map(|transaction| (transaction, self.slot))
+    pub(crate) fn split(self) -> (Transaction, Slot) {
+        (self.transaction, self.slot)
     }
 
     /// Puts both together again.
     pub(crate) fn again(transaction: Transaction, slot: Slot) -> Waiting {
-        Waiting { transaction: Some(transaction), slot }
+        Waiting { transaction, slot }
     }
 }
 
@@ -167,19 +172,20 @@ pub(crate) struct Queue {
 
 #[derive(Default)]
 struct Inner {
-    waiting: VecDeque<Waiting>,
-    bytes: usize,
+    arrived: VecDeque<Waiting>,
+    ready: VecDeque<Ready>,
+    /// How many have been added and not been taken for a block, and their bytes.
+    held: (usize, usize),
     nudged: bool,
     stopped: bool,
     failure: Option<LedgerError>,
 }
 
-/// What the driver is woken for.
-pub(crate) enum Wake {
-    /// These transactions wait; there may be none, when it is time to look what is due.
-    Work(Vec<Waiting>),
-    /// It is to end.
-    Stop,
+/// Transactions whose signatures were verified, as far as they are known.
+#[derive(Default)]
+pub(crate) struct Ready {
+    pub waiting: Vec<Waiting>,
+    pub checked: CheckedSignatures,
 }
 
 impl Queue {
@@ -193,11 +199,12 @@ impl Queue {
                 SubmitError::Store(failure.clone())
             } else if inner.stopped {
                 SubmitError::Stopped
-            } else if inner.waiting.len() >= WAITING_TRANSACTIONS || inner.bytes + bytes > WAITING_BYTES {
+            } else if inner.held.0 >= WAITING_TRANSACTIONS || inner.held.1 + bytes > WAITING_BYTES {
                 SubmitError::Busy
             } else {
-                inner.bytes += bytes;
-                inner.waiting.push_back(waiting);
+                inner.held.0 += 1;
+                inner.held.1 += bytes;
+                inner.arrived.push_back(waiting);
                 continue;
             };
             refused.push((waiting.slot, error));
@@ -210,35 +217,65 @@ impl Queue {
         }
     }
 
-    /// Waits until a transaction waits, or for `patience`, and takes up to `count` transactions of about `bytes` bytes.
-    pub(crate) fn take(&self, patience: Duration, count: usize, bytes: usize) -> Wake {
+    /// Waits for transactions, and takes up to `count` of them to have their signatures verified; nothing when all ends.
+    pub(crate) fn take_arrived(&self, count: usize) -> Option<Vec<Waiting>> {
+        let mut inner = self
+            .changed
+            .wait_while(self.lock(), |inner| inner.arrived.is_empty() && !inner.stopped)
+            .unwrap_or_else(PoisonError::into_inner);
+        if inner.stopped {
+            return None;
+        }
+        let count = count.min(inner.arrived.len());
+        Some(inner.arrived.drain(..count).collect())
+    }
+
+    /// Hands transactions on, in the order in which they were taken.
+    pub(crate) fn add_ready(&self, ready: Ready) {
+        let mut inner = self.lock();
+        if !inner.stopped {
+            inner.ready.push_back(ready);
+            drop(inner);
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits for `patience` until a transaction is ready, and takes about `count` transactions of about `bytes` bytes; none
+    /// when it is time to look what is due; nothing when all ends.
+    pub(crate) fn take_ready(&self, patience: Duration, count: usize, bytes: usize) -> Option<Ready> {
         let (mut inner, _) = self
             .changed
             .wait_timeout_while(self.lock(), patience, |inner| {
-                inner.waiting.is_empty() && !inner.nudged && !inner.stopped
+                inner.ready.is_empty() && !inner.nudged && !inner.stopped
             })
             .unwrap_or_else(PoisonError::into_inner);
         if inner.stopped {
-            return Wake::Stop;
+            return None;
         }
         inner.nudged = false;
-        let mut taken = Vec::new();
+        let mut taken = Ready::default();
         let mut size = 0;
-        while taken.len() < count && size < bytes {
-            let Some(waiting) = inner.waiting.pop_front() else { break };
-            size += waiting.bytes();
-            taken.push(waiting);
+        while taken.waiting.len() < count && size < bytes {
+            let Some(ready) = inner.ready.pop_front() else { break };
+            size += ready.waiting.iter().map(Waiting::bytes).sum::<usize>();
+            taken.waiting.extend(ready.waiting);
+            taken.checked.merge(ready.checked);
         }
-        inner.bytes -= size;
-        Wake::Work(taken)
+        inner.held.0 -= taken.waiting.len();
+        inner.held.1 -= size;
+        Some(taken)
     }
 
     /// Puts back what found no room in a block, in front of all others.
-    pub(crate) fn put_back(&self, left: Vec<Waiting>) {
+    pub(crate) fn put_back(&self, left: Ready) {
+        if left.waiting.is_empty() {
+            return;
+        }
         let mut inner = self.lock();
-        for waiting in left.into_iter().rev() {
-            inner.bytes += waiting.bytes();
-            inner.waiting.push_front(waiting);
+        if !inner.stopped {
+            inner.held.0 += left.waiting.len();
+            inner.held.1 += left.waiting.iter().map(Waiting::bytes).sum::<usize>();
+            inner.ready.push_front(left);
         }
     }
 
@@ -255,12 +292,11 @@ impl Queue {
         if let Some(failure) = failure {
             inner.failure.get_or_insert(failure);
         }
-        let waiting = std::mem::take(&mut inner.waiting);
-        inner.bytes = 0;
+        let (ready, arrived) = (std::mem::take(&mut inner.ready), std::mem::take(&mut inner.arrived));
         let failure = inner.failure.clone();
         drop(inner);
         self.changed.notify_all();
-        for Waiting { slot, .. } in waiting {
+        for Waiting { slot, .. } in ready.into_iter().flat_map(|ready| ready.waiting).chain(arrived) {
             slot.answer(Err(failure.clone().map_or(SubmitError::Stopped, SubmitError::Store)));
         }
     }

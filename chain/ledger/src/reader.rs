@@ -6,17 +6,20 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use assent_consensus::contract::State;
+use assent_consensus::contract::{Contract, State};
 use assent_consensus::digest::Digest;
 use assent_consensus::encoding::Bytes;
 use assent_consensus::event::EventBytes;
 use assent_consensus::header::{Certificate, EventProof, Finality, Inclusion, SealedHeader, TrustedHeader};
 use assent_consensus::json::Integer;
+use assent_consensus::jws::CheckedSignatures;
 use assent_consensus::message::DeploymentId;
 use assent_consensus::name::Name;
+use assent_consensus::transaction::Transaction;
 
 use crate::error::LedgerError;
 use crate::proof::{self, EventTree};
+use crate::signatures;
 use crate::state::View;
 use crate::store::{BlockRow, Store};
 
@@ -191,6 +194,16 @@ impl LedgerReader {
             size: row.header.header().events_count,
             path: tree.path(index),
         })
+    }
+
+    /// Verifies the signatures that executing `transactions` on the newest state will need.
+    pub(crate) fn verify_signatures(
+        &self,
+        contract: &dyn Contract,
+        transactions: &[&Transaction],
+    ) -> Result<CheckedSignatures, LedgerError> {
+        let store = self.connection()?;
+        store.reading(|store| signatures::verify(store, contract, transactions))
     }
 
     fn finality_of(

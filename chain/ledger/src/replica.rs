@@ -110,7 +110,11 @@ impl Replica for Ledger {
             return Err(LedgerError::Refused { height: found, why });
         }
         self.store.reading(|store| {
-            let checked = signatures::verify(store, &*self.contract, &proposal.transactions)?;
+            let checked = signatures::verify(
+                store,
+                &*self.contract,
+                &proposal.transactions.iter().collect::<Vec<_>>(),
+            )?;
             block::check(self, proposal, &checked, now)
         })
     }

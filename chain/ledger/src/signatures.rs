@@ -20,7 +20,7 @@ const WORTH_A_THREAD: usize = 16;
 pub(crate) fn verify(
     store: &Store,
     contract: &dyn Contract,
-    transactions: &[Transaction],
+    transactions: &[&Transaction],
 ) -> Result<CheckedSignatures, LedgerError> {
     let view = View::new(store);
     let needed: Vec<(Jws, PublicKey)> =

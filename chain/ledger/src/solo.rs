@@ -1,29 +1,35 @@
 //! The driver of a ledger with a single validator: one thread that makes a block of all that waits, has it signed,
-//! records it, and answers. What arrives meanwhile goes into the next block.
+//! records it, and answers. What arrives meanwhile goes into the next block; its signatures are verified while this one
+//! is being written.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use assent_consensus::contract::Contract;
 use assent_consensus::digest::Digest;
 use assent_consensus::header::{Certificate, CommitSignature, commit_digest};
 use assent_consensus::json::Integer;
 use assent_consensus::jwk::{PublicKey, Signature};
+use assent_consensus::jws::CheckedSignatures;
 use assent_consensus::time::UnixMillis;
 use assent_consensus::transaction::Transaction;
 
 use crate::block::{BLOCK_BYTES, BLOCK_TRANSACTIONS, Block, Built, Fate};
 use crate::error::LedgerError;
 use crate::ledger::Ledger;
-use crate::queue::{Placed, Queue, Receipts, Slot, SubmitError, Waiting, Wake};
+use crate::queue::{Placed, Queue, Ready, Receipts, Slot, SubmitError, Waiting};
 use crate::reader::LedgerReader;
 use crate::replica::{Candidates, Replica};
-use crate::signatures;
 
 /// How long the driver sleeps at most before it looks at the clock again, in milliseconds: clocks are set, machines sleep.
 const CLOCK_LOOK_MS: u64 = 1_000;
+/// How long the driver rests after a failure, in milliseconds.
+const RETRY_MS: u64 = 100;
 /// For how long transactions are added to one block, in milliseconds.
 const BUILD_MS: u64 = 2_000;
+/// Of how many transactions the signatures are verified at once, while a block is being made of others.
+const VERIFIED_AT_ONCE: usize = 512;
 /// The round in which a single validator decides.
 const ROUND: u64 = 0;
 
@@ -97,20 +103,27 @@ impl Solo {
     }
 
     fn run(mut self) {
-        // Also if a contract panics, everybody who waits is answered.
-        let end = Ending(self.queue.clone());
-        while let Wake::Work(waiting) = self.queue.take(self.patience(), BLOCK_TRANSACTIONS, BLOCK_BYTES) {
-            if let Err(error) = self.round(waiting) {
+        let (queue, contract) = (self.queue.clone(), self.ledger.contract.clone());
+        let reader = self.ledger.reader();
+        thread::scope(|scope| {
+            scope.spawn(|| verify_arrived(&queue, &*contract, &reader));
+            self.make_blocks();
+        });
+    }
+
+    fn make_blocks(&mut self) {
+        let _end = Ending(self.queue.clone());
+        while let Some(ready) = self.queue.take_ready(self.patience(), BLOCK_TRANSACTIONS, BLOCK_BYTES) {
+            if let Err(error) = self.round(ready) {
                 tracing::error!(chain = %self.ledger.chain, %error, "no block was made");
                 if error.is_fatal() {
                     self.queue.stop(Some(error));
                     break;
                 }
                 // Without anybody waiting nothing slows the next attempt down.
-                thread::sleep(Duration::from_millis(CLOCK_LOOK_MS / 10));
+                thread::sleep(Duration::from_millis(RETRY_MS));
             }
         }
-        drop(end);
     }
 
     /// How long nothing can be due.
@@ -126,16 +139,16 @@ impl Solo {
     }
 
     /// Makes one block of what waits, if there is a reason for one, and answers everybody.
-    fn round(&mut self, waiting: Vec<Waiting>) -> Result<(), LedgerError> {
+    fn round(&mut self, Ready { waiting, checked }: Ready) -> Result<(), LedgerError> {
         let time = UnixMillis::new((self.clock)().get().max(self.ledger.tip.time + 1));
         if waiting.is_empty() && !self.is_due(time)? {
             return Ok(());
         }
         let (transactions, slots): (Vec<Transaction>, Vec<Slot>) =
-            waiting.into_iter().filter_map(Waiting::split).unzip();
-        match self.make(time, transactions) {
+            waiting.into_iter().map(Waiting::split).unzip();
+        match self.make(time, transactions, &checked) {
             Ok((height, fates)) => {
-                self.answer(height, fates, slots);
+                self.answer(height, fates, slots, checked);
                 Ok(())
             }
             Err(error) => {
@@ -157,14 +170,12 @@ impl Solo {
         &mut self,
         time: UnixMillis,
         transactions: Vec<Transaction>,
+        checked: &CheckedSignatures,
     ) -> Result<(u64, Vec<Fate>), LedgerError> {
         let height = self.ledger.tip.height + 1;
-        let ledger = &self.ledger;
-        let checked =
-            ledger.store.reading(|store| signatures::verify(store, &*ledger.contract, &transactions))?;
         let deadline = Instant::now() + Duration::from_millis(BUILD_MS);
         let Built { block, fates } =
-            ledger.build(height, Candidates { time, transactions, checked: &checked, deadline })?;
+            self.ledger.build(height, Candidates { time, transactions, checked, deadline })?;
         if let Some(block) = block {
             let certificate = self.sign(&block)?;
             self.ledger.commit(&block, &certificate)?;
@@ -201,7 +212,7 @@ impl Solo {
         self.stuck = stuck;
     }
 
-    fn answer(&self, height: u64, fates: Vec<Fate>, slots: Vec<Slot>) {
+    fn answer(&self, height: u64, fates: Vec<Fate>, slots: Vec<Slot>, checked: CheckedSignatures) {
         let mut left = Vec::new();
         for (fate, slot) in fates.into_iter().zip(slots) {
             match fate {
@@ -213,11 +224,22 @@ impl Solo {
                 Fate::Left(transaction) => left.push(Waiting::again(transaction, slot)),
             }
         }
-        self.queue.put_back(left);
+        self.queue.put_back(Ready { waiting: left, checked });
     }
 }
 
-/// Answers everybody when the driver's thread ends, also if it unwinds.
+/// Verifies the signatures of what arrives, on the state of the newest block, and hands it on.
+fn verify_arrived(queue: &Arc<Queue>, contract: &dyn Contract, reader: &LedgerReader) {
+    let _end = Ending(queue.clone());
+    while let Some(waiting) = queue.take_arrived(VERIFIED_AT_ONCE) {
+        let transactions: Vec<&Transaction> = waiting.iter().map(|waiting| &waiting.transaction).collect();
+        // Execution verifies what is missing, and says so if the store cannot be read.
+        let checked = reader.verify_signatures(contract, &transactions).unwrap_or_default();
+        queue.add_ready(Ready { waiting, checked });
+    }
+}
+
+/// Answers everybody when one of the driver's threads ends, also if it unwinds.
 struct Ending(Arc<Queue>);
 
 impl Drop for Ending {
