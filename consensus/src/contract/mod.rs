@@ -3,6 +3,11 @@
 //! Everything that a contract needs comes in as an argument: state, transaction, height, time, signatures that were
 //! verified beforehand. The same transactions in the same order give the same state and events on every machine. The
 //! trait is small enough that a WebAssembly host can stand behind it.
+//!
+//! [`process`] turns starts into cases and calls; [`consensus`] turns calls into requests and, with `ballot` and
+//! `counting`, into outcomes; `answer` brings decisions and results back to the case. [`record`] has their lives as
+//! enums, `case`, `request` and `layout` say where they stand in the state, `registry` looks up contracts, policies,
+//! processes and keys, and [`query`] is for those who read.
 
 mod answer;
 mod ballot;

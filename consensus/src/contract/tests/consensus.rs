@@ -256,3 +256,34 @@ fn counting_a_ballot_touches_few_keys_however_many_requests_there_are() {
     let removed = before.0.keys().filter(|key| !after.0.contains_key(*key)).count();
     assert_eq!((written, removed), (2, 0));
 }
+
+#[test]
+fn a_ballot_before_the_request_opens_is_too_early() {
+    let mut world = World::new();
+    let request = world.start("release-signing", "a");
+    world.call(request).unwrap();
+    let mut message = world.vote_request_of(request);
+    message.opened = crate::time::UnixMillis::new(world.now + 30_000);
+    message.deadline = message.opened.after(world.deadline("release-approval"));
+    world.send_vote_request(message).unwrap();
+    assert_eq!(code(world.vote(request, 0, Choice::Approve)), "too-early");
+    world.later(30_000).vote(request, 0, Choice::Approve).unwrap();
+}
+
+#[test]
+fn many_ballots_in_one_block_are_counted_in_their_order() {
+    let mut world = World::new();
+    let request = world.open("release-signing", "a");
+    let ballots: Vec<_> =
+        [(0, Choice::Approve), (0, Choice::Approve), (1, Choice::Approve), (2, Choice::Reject)]
+            .map(|(voter, choice)| world.voters[voter].sign(world.ballot_of(request, voter, choice)))
+            .map(|jws| jws.as_str().into())
+            .into();
+    world.now += 1;
+    let time = world.time();
+    let results = world.consensus.block(time, &ballots);
+    let codes: Vec<_> =
+        results.into_iter().map(|result| result.map_err(|why| why.code).map(|told| told.len())).collect();
+    // The second approval decides, in the same moment; what comes after it is too late.
+    assert_eq!(codes, [Ok(1), Err("already-counted"), Ok(2), Err("too-late")]);
+}

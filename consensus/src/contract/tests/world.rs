@@ -138,13 +138,21 @@ impl Ledger {
         time: UnixMillis,
         transactions: &[Vec<u8>],
     ) -> Vec<Result<Vec<EventBytes>, Rejection>> {
-        let checked = CheckedSignatures::default();
+        // Every other block as the ledger does it, with signatures that were verified before.
+        let mut checked = CheckedSignatures::default();
+        let parsed = |bytes: &Vec<u8>| Transaction::parse(bytes.clone()).unwrap();
+        for transaction in transactions.iter().map(parsed).filter(|_| self.height().is_multiple_of(2)) {
+            for (jws, key) in self.contracts.signatures(&self.state, &transaction) {
+                checked.check(&jws, &key);
+            }
+        }
         let context = Context { height: self.height() + 1, time, checked: &checked };
         let mut events = self.contracts.fire(&mut self.state, &context);
         let mut results = Vec::new();
         for bytes in transactions {
-            let transaction = Transaction::parse(bytes.clone()).unwrap();
+            let transaction = parsed(bytes);
             let signatures = self.contracts.signatures(&self.state, &transaction);
+            assert!(signatures.len() <= 1, "a transaction of ours has one message at most");
             let before = self.state.clone();
             let result = self.contracts.execute(&mut self.state, &transaction, &context);
             match &result {
