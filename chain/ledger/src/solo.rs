@@ -308,3 +308,110 @@ impl Drop for Running {
         self.stop();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use assent_consensus::contract::{Context, Rejection, State};
+    use assent_consensus::event::EventBytes;
+    use assent_consensus::jws::Jws;
+
+    use super::*;
+    use crate::testing::{Clock as Time, Key, chain, deployment, open, transaction, validators};
+
+    /// Has everything that waits recorded, on this thread.
+    fn go(solo: &mut Solo) -> Result<(), LedgerError> {
+        let waiting = solo.queue.take_arrived(VERIFIED_AT_ONCE).expect("it is not stopped");
+        solo.round(Ready { waiting, checked: CheckedSignatures::default() })
+    }
+
+    fn submit(solo: &Solo, text: &str) -> Receipts {
+        let (reply, receipts) = Receipts::new();
+        solo.queue.add(vec![transaction(text)], Box::new(reply));
+        receipts
+    }
+
+    #[test]
+    fn on_a_full_disk_nothing_is_acknowledged_and_with_room_all_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = open(&folder.path().join("main.ledger")).unwrap();
+        let mut solo = Solo::new(ledger, Arc::new(Key::new(1)), Time::default().read());
+        let large = format!("put a {}", "x".repeat(1_000_000));
+        solo.ledger.store.pragma("max_page_count", 40).unwrap();
+        let mut receipts = submit(&solo, &large);
+        assert!(matches!(go(&mut solo), Err(LedgerError::Full { .. })));
+        assert!(matches!(receipts.next(), Some(Err(SubmitError::Store(LedgerError::Full { .. })))));
+        assert!(solo.ledger.reader().tip().unwrap().is_none());
+        solo.ledger.store.pragma("max_page_count", 1_000_000).unwrap();
+        let mut receipts = submit(&solo, &large);
+        go(&mut solo).unwrap();
+        assert!(matches!(receipts.next(), Some(Ok(Placed { height: 1, index: 0, .. }))));
+    }
+
+    #[test]
+    fn a_key_that_cannot_sign_leaves_nothing_recorded() {
+        struct Broken(Key);
+        impl CommitSigner for Broken {
+            fn key(&self) -> &PublicKey {
+                self.0.key()
+            }
+            fn sign(&self, _: &Digest) -> Result<Signature, String> {
+                Err("the device is gone".into())
+            }
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = open(&folder.path().join("main.ledger")).unwrap();
+        let mut solo = Solo::new(ledger, Arc::new(Broken(Key::new(1))), Time::default().read());
+        let mut receipts = submit(&solo, "put a 1");
+        assert!(matches!(go(&mut solo), Err(LedgerError::Signer(_))));
+        assert!(matches!(receipts.next(), Some(Err(SubmitError::Store(LedgerError::Signer(_))))));
+        assert!(solo.ledger.reader().tip().unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_more_than_may_wait_is_answered_busy() {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = open(&folder.path().join("main.ledger")).unwrap();
+        let solo = Solo::new(ledger, Arc::new(Key::new(1)), Time::default().read());
+        let mut waiting = Vec::new();
+        let large = "x".repeat(4_000_000);
+        for i in 0..20 {
+            waiting.push(submit(&solo, &format!("put k{i} {large}")));
+        }
+        solo.queue.stop(None);
+        let answers: Vec<_> = waiting.into_iter().flatten().collect();
+        let count = |error: &SubmitError| answers.iter().filter(|a| a.as_ref().err() == Some(error)).count();
+        assert_eq!((count(&SubmitError::Stopped), count(&SubmitError::Busy)), (16, 4));
+    }
+
+    #[test]
+    fn when_a_contract_panics_everybody_is_answered() {
+        struct Panics;
+        impl Contract for Panics {
+            fn signatures(&self, _: &dyn State, _: &Transaction) -> Vec<(Jws, PublicKey)> {
+                Vec::new()
+            }
+            fn execute(
+                &self,
+                _: &mut dyn State,
+                _: &Transaction,
+                _: &Context<'_>,
+            ) -> Result<Vec<EventBytes>, Rejection> {
+                panic!("a defect")
+            }
+            fn due(&self, _: &dyn State) -> Option<UnixMillis> {
+                None
+            }
+            fn fire(&self, _: &mut dyn State, _: &Context<'_>) -> Vec<EventBytes> {
+                Vec::new()
+            }
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("main.ledger");
+        let ledger = Ledger::open(&path, deployment(), chain(), validators(), Arc::new(Panics)).unwrap();
+        let solo = Solo::start(ledger, Arc::new(Key::new(1)), Time::default().read()).unwrap();
+        assert!(solo.submit(vec![transaction("put a 1")]).all(|answer| answer.is_err()));
+        solo.stop();
+        let ended = Some(Err(SubmitError::Store(LedgerError::Ended)));
+        assert_eq!(solo.submit(vec![transaction("put b 1")]).next(), ended);
+    }
+}
