@@ -115,6 +115,26 @@ fn a_veto_window_ends_by_time_or_when_nobody_is_left() {
 }
 
 #[test]
+fn a_window_over_whom_nobody_is_left_or_that_is_over_keeps_its_moment() {
+    // Counsel is the requester: nobody is left to veto from the beginning.
+    let rule = r#"{ all = [{ at_least = 1, of = "eng" }, { no_veto = "law", for = "1h" }] }"#;
+    let policy_of_law = policy("", rule, &STAFF);
+    let barred = tally(&policy_of_law, Some(5), &[(0, Approve, 7)]);
+    assert_eq!(barred.outcome(at(7)), Some((Approved, at(7))));
+    // Counsel votes after his window: what began with its end began no later.
+    let rule = r#"{ all = [{ at_least = 2, of = "eng" },
+                           { then = [{ no_veto = "law", for = "1h" }, { no_veto = "sec", for = "2h" }] }] }"#;
+    let policy_of_windows = policy("", rule, &STAFF);
+    let late = tally(
+        &policy_of_windows,
+        None,
+        &[(0, Approve, 0), (1, Approve, 1), (5, Reject, 2 * HOUR), (3, Abstain, 2 * HOUR)],
+    );
+    assert_eq!(late.next_change(at(2 * HOUR)), Some(at(3 * HOUR)));
+    assert_eq!(late.outcome(at(3 * HOUR)), Some((Approved, at(3 * HOUR))));
+}
+
+#[test]
 fn a_level_begins_when_the_one_before_became_true() {
     let rule = r#"{ then = [{ at_least = 2, of = "eng" },
                             { all = [{ at_least = 1, of = "sec" }, { no_veto = "law", for = "1h" }] }] }"#;

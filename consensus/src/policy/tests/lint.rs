@@ -224,6 +224,67 @@ fn what_is_lawful_but_worth_knowing_is_a_warning() {
 }
 
 #[test]
+fn what_a_barred_requester_makes_possible_is_seen() {
+    // `v0` waits for `x` to begin, and so cannot end the window of `g` early, unless he may not vote at all.
+    let voters: [(&[&str], u64); 3] = [(&["g", "x"], 1), (&["h"], 1), (&["a"], 1)];
+    let windows = r#"{ any = [{ then = [{ at_least = 1, of = "a" }, { at_least = 1, of = "x" }] },
+                              { then = [{ no_veto = "g", for = "48h" }, { no_veto = "h", for = "1ms" }] }] }"#;
+    assert_eq!(
+        refusal("", windows, &voters),
+        "line 5, column 10: the rule could approve with no approving ballot, if `v0` is the requester"
+    );
+    policy("requester_may_vote = true", windows, &voters);
+    let deadlock = r#"{ any = [{ then = [{ no_veto = "g", for = "48h" }, { at_least = 1, of = "h" }] },
+                               { then = [{ at_least = 1, of = "h" }, { at_least = 1, of = "x" }] }] }"#;
+    policy("", deadlock, &voters);
+    assert!(refusal("requester_may_vote = true", deadlock, &voters).contains("could never approve"));
+}
+
+#[test]
+fn how_many_voters_and_keys_may_be_lost_follows_the_rule() {
+    let crossed: [(&[&str], u64); 4] = [(&["a"], 1), (&["b"], 1), (&["b"], 1), (&["c"], 1)];
+    let crossed_rule = r#"{ all = [{ then = [{ at_least = 1, of = "a" }, { at_least = 1, of = "b" }] },
+                                   { n_of = 2, rules = [{ at_least = 1, of = "a" }, { at_least = 2, of = "b" },
+                                                        { at_least = 1, of = "c" }] }] }"#;
+    let waiting: [(&[&str], u64); 5] =
+        [(&["a"], 1), (&["a"], 1), (&["b", "d"], 1), (&["b", "d"], 1), (&["c"], 1)];
+    let waiting_rule = r#"{ all = [{ at_least = 1, of = "b" },
+        { any = [{ at_least = 1, of = "a" }, { then = [{ at_least = 1, of = "c" }, { at_least = 1, of = "d" }] }] }] }"#;
+    for (rule, voters, lost, stolen) in [
+        (r#"{ at_least = 1, of = "eng" }"#, &STAFF[..], 2, 0),
+        (r#"{ at_least = 3, of = "eng" }"#, &STAFF, 0, 2),
+        // Weights 1, 2 and 4: the heaviest may be needed, and with the next he is enough.
+        (r#"{ weight = 5, of = "eng" }"#, &STAFF, 0, 1),
+        (r#"{ weight = 3, of = "eng" }"#, &STAFF, 1, 0),
+        (r#"{ percent = 100, of = "eng" }"#, &STAFF, 0, 2),
+        (
+            r#"{ n_of = 2, rules = [{ at_least = 1, of = "eng" }, { at_least = 2, of = "sec" },
+                                    { at_least = 1, of = "law" }] }"#,
+            &STAFF,
+            0,
+            0,
+        ),
+        (
+            r#"{ n_of = 2, rules = [{ at_least = 1, of = "eng" }, { at_least = 1, of = "sec" },
+                                    { at_least = 1, of = "law" }] }"#,
+            &STAFF,
+            1,
+            0,
+        ),
+        (r#"{ then = [{ at_least = 2, of = "eng" }, { at_least = 1, of = "sec" }] }"#, &STAFF, 1, 2),
+        (r#"{ then = [{ no_veto = "law", for = "48h" }, { at_least = 1, of = "eng" }] }"#, &STAFF, 0, 0),
+        (r#"{ then = [{ no_veto = "law", for = "47h" }, { at_least = 1, of = "eng" }] }"#, &STAFF, 2, 0),
+        (crossed_rule, &crossed, 0, 1),
+        // Without `v4` the level of `d` never begins, and so the ballots for `b` are refused too.
+        (waiting_rule, &waiting, 0, 0),
+    ] {
+        let policy = policy("", rule, voters);
+        assert_eq!(policy.voters_that_may_be_lost(), lost, "{rule}");
+        assert_eq!(policy.keys_that_may_be_stolen(), stolen, "{rule}");
+    }
+}
+
+#[test]
 fn the_policies_of_the_vectors_are_lawful() {
     for (rule, voters) in [
         (r#"{ at_least = 2, of = "eng" }"#, &STAFF[..3]),

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::toml;
 use crate::policy::document::Document;
-use crate::policy::{Policy, Tally, VoterIndex, check, futures};
+use crate::policy::{Explanation, NodeState, Policy, Tally, VoterIndex, check, futures};
 use crate::time::UnixMillis;
 use crate::vote::{Choice, Outcome};
 
@@ -146,7 +146,12 @@ proptest! {
         let mut again = Tally::new(&policy, requester.as_ref(), at(OPENED));
         for (index, (voter, choice, moment)) in accepted.iter().enumerate() {
             prop_assert_eq!(again.outcome(*moment), None, "open before the ballot");
+            let before = decided_nodes(&again, *moment);
             again.cast(*voter, *choice, *moment).expect("accepted before");
+            let after = decided_nodes(&again, at(LATEST));
+            for (before, after) in before.iter().zip(&after).filter(|(before, _)| before.is_some()) {
+                prop_assert_eq!(before, after, "once true or false a node stays so");
+            }
             let now_decided = again.outcome(*moment).is_some();
             prop_assert_eq!(again.decided_by_time(at(LATEST)), !now_decided);
             prop_assert!(!now_decided || index + 1 == accepted.len());
@@ -233,6 +238,17 @@ proptest! {
         }
         policy.warnings();
     }
+}
+
+/// Since when which node is true or false, in the order of the rule.
+fn decided_nodes(tally: &Tally<'_>, now: UnixMillis) -> Vec<Option<(NodeState, UnixMillis)>> {
+    fn flatten(explanation: &Explanation, into: &mut Vec<Option<(NodeState, UnixMillis)>>) {
+        into.push(explanation.since.map(|since| (explanation.state, since)));
+        explanation.rules.iter().for_each(|rule| flatten(rule, into));
+    }
+    let mut nodes = Vec::new();
+    flatten(&tally.explain(now), &mut nodes);
+    nodes
 }
 
 /// Whether some way to cast ballots of `choices` from the moment `now` on leads to an approval: all ways are tried.
