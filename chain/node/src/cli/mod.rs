@@ -5,22 +5,25 @@
 //!                                                    └─▶ failure (error, help, exit code)
 //! ```
 
+mod cancel;
+mod case;
 mod deployment;
-#[allow(dead_code, reason = "the commands that follow use it")]
 mod failure;
+mod follow;
 mod init;
 mod key;
-#[allow(dead_code, reason = "the commands that follow use it")]
 mod moment;
 mod policy;
-#[allow(dead_code, reason = "the commands that follow use it")]
+mod propose;
 mod read;
-#[allow(dead_code, reason = "the commands that follow use it")]
+mod receipt;
+mod requests;
 mod screen;
-#[allow(dead_code, reason = "the commands that follow use it")]
 mod settings;
+mod show;
 mod toml_file;
-#[allow(dead_code, reason = "the commands that follow use it")]
+mod vote;
+mod watch;
 mod write;
 
 use std::process::ExitCode;
@@ -44,6 +47,18 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 not approved,
 enum Command {
     /// Make the genesis file of a deployment, and the configuration of its node
     Init(init::Init),
+    /// Start a case, which asks for approval
+    Propose(propose::Propose),
+    /// Take a case of your own back
+    Cancel(cancel::Cancel),
+    /// List what waits for votes
+    Requests(requests::Requests),
+    /// Verify what is asked, see it in full, and vote
+    Vote(vote::Vote),
+    /// See what happens, as it happens
+    Watch(watch::Watch),
+    /// See how far a case is
+    Case(case::Case),
     /// Check, play and explain policies
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -66,6 +81,12 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Init(arguments) => init::run(&arguments),
+        Command::Propose(arguments) => propose::run(&arguments),
+        Command::Cancel(arguments) => cancel::run(&arguments),
+        Command::Requests(arguments) => requests::run(&arguments),
+        Command::Vote(arguments) => vote::run(&arguments),
+        Command::Watch(arguments) => watch::run(&arguments),
+        Command::Case(arguments) => case::run(&arguments),
         Command::Policy(command) => policy::run(command),
         Command::Key(command) => key::run(command),
     }

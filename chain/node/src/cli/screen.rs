@@ -11,26 +11,36 @@ use super::failure::Failure;
 /// The standard output, for people or for programs.
 pub(super) struct Screen {
     json: bool,
+    lines: Lines,
+}
+
+/// Where lines for people go.
+enum Lines {
+    Out,
+    Err,
+    Nowhere,
 }
 
 impl Screen {
     /// A screen for programs if `json` is set.
     pub(super) fn new(json: bool) -> Screen {
-        Screen { json }
+        Screen { json, lines: if json { Lines::Nowhere } else { Lines::Out } }
     }
 
-    pub(super) fn is_for_programs(&self) -> bool {
-        self.json
+    /// A screen whose lines for people are shown beside what is for programs, on the standard error: nobody signs what was
+    /// not shown.
+    pub(super) fn shown_always(json: bool) -> Screen {
+        Screen { json, lines: if json { Lines::Err } else { Lines::Out } }
     }
 
-    /// A line for people. Programs do not see it.
+    /// A line for people.
     pub(super) fn line(&self, text: impl Display) -> Result<(), Failure> {
-        if self.json { Ok(()) } else { print(&visible(&text.to_string())) }
-    }
-
-    /// Several lines for people, made of parts that cannot hold a line break themselves.
-    pub(super) fn lines(&self, text: impl Display) -> Result<(), Failure> {
-        text.to_string().lines().try_for_each(|line| self.line(line))
+        let line = || visible(&text.to_string());
+        match self.lines {
+            Lines::Out => print(io::stdout().lock(), &line()),
+            Lines::Err => print(io::stderr().lock(), &line()),
+            Lines::Nowhere => Ok(()),
+        }
     }
 
     /// The result for programs: one line of JSON. People do not see it.
@@ -40,7 +50,7 @@ impl Screen {
         }
         let text = serde_json::to_string(value).map_err(Failure::failed)?;
         // JSON escapes control characters by itself; what is left is letters of other scripts, which programs can read.
-        print(&text)
+        print(io::stdout().lock(), &text)
     }
 }
 
@@ -67,11 +77,10 @@ pub(super) fn quoted(text: impl Display) -> String {
     visible(&text.to_string())
 }
 
-fn print(line: &str) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
+fn print(mut out: impl Write, line: &str) -> Result<(), Failure> {
     writeln!(out, "{line}")
         .and_then(|()| out.flush())
-        .map_err(|error| Failure::failed(format!("cannot write to the standard output: {error}")))
+        .map_err(|error| Failure::failed(format!("cannot write what is to be shown: {error}")))
 }
 
 #[cfg(test)]
