@@ -288,6 +288,77 @@ fn a_simulation_answers_each_line() {
 }
 
 #[test]
+fn bundles_made_elsewhere_are_judged_as_their_list_says() {
+    let home = directory();
+    let list = fs::read(vectors().join("vectors.json")).expect("there");
+    let list: Vec<Value> = serde_json::from_slice(&list).expect("JSON");
+    assert!(list.len() > 20, "the list is whole");
+    let path = |vector: &Value, member: &str| {
+        vectors().join(vector[member].as_str().expect("text")).to_str().expect("UTF-8").to_owned()
+    };
+    for vector in &list {
+        let (genesis, bundle, file) = (path(vector, "genesis"), path(vector, "bundle"), path(vector, "file"));
+        let arguments = ["verify", "--genesis", &genesis, &bundle, "--file", &file];
+        let valid = vector["valid"] == true;
+        let outcome = assent(home.path(), &arguments);
+        assert_eq!(
+            outcome.code,
+            if valid { 0 } else { 4 },
+            "{}: {}{}",
+            vector["name"],
+            outcome.out,
+            outcome.err
+        );
+        let judged = assent(home.path(), &[&arguments[..], &["--json"]].concat());
+        let judged: Value = serde_json::from_str(&judged.out).expect("JSON");
+        assert_eq!(judged["valid"], valid, "{}", vector["name"]);
+        if valid {
+            assert!(outcome.out.starts_with("valid\n"), "{}", outcome.out);
+        } else {
+            assert_eq!(outcome.err.lines().count(), 1, "one clear line: {}", outcome.err);
+            outcome.refused(4, "not valid: ");
+        }
+    }
+}
+
+#[test]
+fn a_bundle_is_refused_for_another_file_or_a_revoked_key() {
+    let home = directory();
+    let here = home.path();
+    let [genesis, bundle] = ["flat.genesis.json", "approved.bundle.json"]
+        .map(|name| vectors().join(name).to_str().expect("UTF-8").to_owned());
+    fs::write(here.join("other"), "another file").expect("writable");
+    let verify = ["verify", "--genesis", &genesis, &bundle];
+    assent(here, &[&verify[..], &["--file", "other"]].concat())
+        .refused(4, "is not the file that was asked about");
+    assent(here, &[&verify[..], &["--file", "missing"]].concat()).refused(1, "no such file");
+
+    let summary = assent(here, &[&verify[..], &["--json"]].concat()).done();
+    let summary: Value = serde_json::from_str(&summary).expect("JSON");
+    let kid = summary["requester"]["thumbprint"].as_str().expect("text");
+    fs::write(here.join("revoked"), format!("# lost on a train\n\n{kid}  # ci\n")).expect("writable");
+    assent(here, &[&verify[..], &["--revoked", "revoked"]].concat()).refused(4, "which is revoked");
+    fs::write(here.join("revoked"), "not a thumbprint\n").expect("writable");
+    assent(here, &[&verify[..], &["--revoked", "revoked"]].concat()).refused(1, "line 1: ");
+}
+
+#[test]
+fn what_is_no_bundle_or_no_genesis_does_not_verify() {
+    let home = directory();
+    let here = home.path();
+    let [genesis, bundle] = ["flat.genesis.json", "approved.bundle.json"]
+        .map(|name| vectors().join(name).to_str().expect("UTF-8").to_owned());
+    for content in ["no JSON", "{}", "[]", "{\"version\":1}", "\u{1b}[2J"] {
+        fs::write(here.join("file"), content).expect("writable");
+        assent(here, &["verify", "--genesis", &genesis, "file"]).refused(4, "not valid: it is no bundle");
+        let outcome = assent(here, &["verify", "--genesis", "file", &bundle]);
+        assert!(!outcome.err.contains('\u{1b}'));
+        outcome.refused(4, "not valid: ");
+    }
+    assent(here, &["verify", &bundle]).refused(2, "--genesis");
+}
+
+#[test]
 fn files_that_cannot_be_read_are_refused_by_every_command() {
     let home = directory();
     let here = home.path();
@@ -299,7 +370,9 @@ fn files_that_cannot_be_read_are_refused_by_every_command() {
             assent(here, &command).refused(1, words);
         }
         assent(here, &["init", path, "--out", "out"]).refused(1, words);
-        let _ = genesis;
+        assent(here, &["verify", "--genesis", genesis, path]).refused(1, words);
+        let bundle = genesis.replace("flat.genesis", "approved.bundle");
+        assent(here, &["verify", "--genesis", path, &bundle]).refused(1, words);
     }
     assent(here, &["key", "show", "missing"]).refused(1, "No such file");
     assent(here, &["key", "show", "."]).refused(1, "Is a directory");

@@ -60,9 +60,12 @@ impl Failure {
         self
     }
 
-    #[cfg(test)]
     pub(super) fn message(&self) -> &str {
         &self.message
+    }
+
+    pub(super) fn exit(&self) -> Exit {
+        self.exit
     }
 
     /// Prints error and help, and gives the exit code.

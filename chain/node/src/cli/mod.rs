@@ -5,15 +5,18 @@
 //!                                                    └─▶ failure (error, help, exit code)
 //! ```
 
+mod bundle_check;
 mod cancel;
 mod case;
 mod deployment;
 mod failure;
+mod fetch;
 mod follow;
 mod init;
 mod key;
 mod moment;
 mod policy;
+mod proof;
 mod propose;
 mod read;
 mod receipt;
@@ -22,6 +25,7 @@ mod screen;
 mod settings;
 mod show;
 mod toml_file;
+mod verify;
 mod vote;
 mod watch;
 mod write;
@@ -59,6 +63,10 @@ enum Command {
     Watch(watch::Watch),
     /// See how far a case is
     Case(case::Case),
+    /// Bring signature and proof of a case, verified
+    Fetch(fetch::Fetch),
+    /// Verify a bundle with nothing but genesis: exit 0 valid, 4 not valid
+    Verify(verify::Verify),
     /// Check, play and explain policies
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -87,6 +95,8 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Vote(arguments) => vote::run(&arguments),
         Command::Watch(arguments) => watch::run(&arguments),
         Command::Case(arguments) => case::run(&arguments),
+        Command::Fetch(arguments) => fetch::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
         Command::Policy(command) => policy::run(command),
         Command::Key(command) => key::run(command),
     }

@@ -13,7 +13,6 @@ pub(super) enum Existing {
     /// It stays, and nothing is written.
     Refuse,
     /// It is replaced.
-    #[allow(dead_code, reason = "for what is fetched")]
     Replace,
 }
 
