@@ -8,6 +8,7 @@ use assent_consensus::genesis::Genesis;
 use assent_consensus::message::RequestId;
 use assent_consensus::name::Name;
 use assent_consensus::subject::Subject;
+use assent_consensus::vote::Outcome;
 use clap::Args;
 use p256::pkcs8::{EncodePublicKey, LineEnding};
 use serde_json::json;
@@ -88,6 +89,7 @@ async fn fetch(
     };
     let mut outputs = vec![Output { name: "genesis.json".into(), bytes: genesis.bytes().to_vec() }];
     let requests = decided(&view);
+    let mut any_approved = false;
     for (step, request) in &requests {
         let bytes = client.bundle(*request).await?;
         let proof = Proof::verify(genesis, &bytes, &BTreeSet::new())?;
@@ -95,18 +97,24 @@ async fn fetch(
         // One request, as most cases have: its files need no step in their names.
         let step = (requests.len() > 1).then_some(step);
         let name = file_name(arguments.name.as_deref(), proof.subject(), case, step)?;
+        let approved = proof.decision.outcome == Outcome::Approved;
+        any_approved |= approved;
         // A case that ended badly may have been approved at an earlier step; what was signed then is there.
         if let Some(result) = proof.result() {
             outputs.push(Output { name: format!("{name}.sig"), bytes: result.signature.0.clone() });
             let key = format!("{}.pub.pem", result.key);
             outputs.push(Output { name: key, bytes: public_key_pem(result.public_key.point())? });
-        } else if outcome == CaseOutcome::Done && view.results.iter().any(|result| result.request == *request)
-        {
+        } else if outcome == CaseOutcome::Done && approved && proof.asks_for_a_signature() {
             return Err(Failure::does_not_verify(
-                "the node says that the case is signed, and its proof has no signature",
+                "the node says that the case is done, and its proof has no signature",
             ));
         }
         outputs.push(Output { name: format!("{name}.bundle.json"), bytes });
+    }
+    if outcome == CaseOutcome::Done && !any_approved {
+        return Err(Failure::does_not_verify(
+            "the node says that the case is done, and has no proof of an approval",
+        ));
     }
     Ok((outcome, outputs))
 }

@@ -74,6 +74,12 @@ impl Proof {
         &self.vote_request.subject
     }
 
+    /// Whether the process signs what is approved here.
+    pub(super) fn asks_for_a_signature(&self) -> bool {
+        matches!(self.subject(), Subject::Sign { .. })
+            && self.process.act_on(&self.vote_request.step).is_some()
+    }
+
     /// What the approved action gave.
     pub(super) fn result(&self) -> Option<&ActionResult> {
         self.bundle.result.as_ref()
