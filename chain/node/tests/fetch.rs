@@ -1,9 +1,9 @@
 //! `assent fetch` from nodes that tell the truth, and from nodes that do not.
 
+mod scripted_node;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -59,8 +59,7 @@ impl Node {
             (format!("/v1/cases/{requester}/{case}"), serde_json::to_vec(&view).expect("JSON")),
             (format!("/v1/requests/{}/bundle", claim.request), sent.to_vec()),
         ]);
-        let listener = UnixListener::bind(home.path().join("node.sock")).expect("a socket");
-        std::thread::spawn(move || serve(&listener, &answers));
+        scripted_node::start(&home.path().join("node.sock"), move |_, path, _| answers.get(path).cloned());
         Node { home, case, requester }
     }
 
@@ -82,30 +81,6 @@ impl Node {
             entries.map(|entry| entry.expect("readable").file_name().into_string().expect("UTF-8")).collect();
         names.sort();
         names
-    }
-}
-
-fn serve(listener: &UnixListener, answers: &BTreeMap<String, Vec<u8>>) {
-    for connection in listener.incoming() {
-        let mut connection = connection.expect("a connection");
-        let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
-        while !request.windows(4).any(|window| window == b"\r\n\r\n") {
-            match connection.read(&mut buffer) {
-                Ok(read @ 1..) => request.extend_from_slice(&buffer[..read]),
-                _ => break,
-            }
-        }
-        let request = String::from_utf8_lossy(&request).into_owned();
-        let path = request.split(' ').nth(1).unwrap_or_default().split('?').next().unwrap_or_default();
-        let missing = br#"{"code":"not-found","message":"there is no such thing"}"#.to_vec();
-        let (status, body) = match answers.get(path) {
-            Some(body) => ("200 OK", body),
-            None => ("404 Not Found", &missing),
-        };
-        let head =
-            format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
-        // A client that has seen enough may hang up.
-        let _ = connection.write_all(head.as_bytes()).and_then(|()| connection.write_all(body));
     }
 }
 

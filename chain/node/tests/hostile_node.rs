@@ -1,8 +1,8 @@
 //! A node that lies to a voter: `assent vote` signs nothing (invariant I4).
 
+mod scripted_node;
+
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
@@ -19,7 +19,7 @@ const OTHER_GENESIS: &[u8] = include_bytes!("../../../tests/vectors/deep.genesis
 const APPROVED: &[u8] = include_bytes!("../../../tests/vectors/approved.bundle.json");
 const REJECTED: &[u8] = include_bytes!("../../../tests/vectors/rejected.bundle.json");
 
-/// A node that gives the same answer to whatever it is asked, and remembers what that was.
+/// A node that gives the same answer to whatever it is asked, and remembers by which method.
 struct Liar {
     home: tempfile::TempDir,
     asked: Arc<Mutex<Vec<String>>>,
@@ -28,29 +28,11 @@ struct Liar {
 impl Liar {
     fn saying(view: &RequestView) -> Liar {
         let home = tempfile::tempdir().expect("a directory");
-        let listener = UnixListener::bind(home.path().join("node.sock")).expect("a socket");
         let asked = Arc::new(Mutex::new(Vec::new()));
         let (body, log) = (serde_json::to_vec(view).expect("JSON"), Arc::clone(&asked));
-        std::thread::spawn(move || {
-            for connection in listener.incoming() {
-                let mut connection = connection.expect("a connection");
-                let mut request = Vec::new();
-                let mut buffer = [0; 4096];
-                while !request.windows(4).any(|window| window == b"\r\n\r\n") {
-                    match connection.read(&mut buffer) {
-                        Ok(read @ 1..) => request.extend_from_slice(&buffer[..read]),
-                        _ => break,
-                    }
-                }
-                let line = String::from_utf8_lossy(&request).lines().next().unwrap_or_default().to_owned();
-                log.lock().expect("not poisoned").push(line);
-                let head = format!(
-                    "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-                    body.len()
-                );
-                // A client that has seen enough may hang up.
-                let _ = connection.write_all(head.as_bytes()).and_then(|()| connection.write_all(&body));
-            }
+        scripted_node::start(&home.path().join("node.sock"), move |method, _, _| {
+            log.lock().expect("not poisoned").push(method.to_owned());
+            Some(body.clone())
         });
         Liar { home, asked }
     }
@@ -71,7 +53,7 @@ impl Liar {
         assert_eq!(output.status.code(), Some(code), "{error}");
         assert!(error.contains(words), "{words:?} is not in {error:?}");
         let asked = self.asked.lock().expect("not poisoned");
-        assert!(asked.iter().all(|line| line.starts_with("GET ")), "nothing is submitted: {asked:?}");
+        assert!(asked.iter().all(|method| method == "GET"), "nothing is submitted: {asked:?}");
     }
 }
 
