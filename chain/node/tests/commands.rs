@@ -348,7 +348,7 @@ fn what_is_no_bundle_or_no_genesis_does_not_verify() {
     let here = home.path();
     let [genesis, bundle] = ["flat.genesis.json", "approved.bundle.json"]
         .map(|name| vectors().join(name).to_str().expect("UTF-8").to_owned());
-    for content in ["no JSON", "{}", "[]", "{\"version\":1}", "\u{1b}[2J"] {
+    for content in ["no JSON", "{}", "[]", "{\"version\":1}", "\u{1b}[2J", "{\"a\\nerror: b\":1}"] {
         fs::write(here.join("file"), content).expect("writable");
         assent(here, &["verify", "--genesis", &genesis, "file"]).refused(4, "not valid: it is no bundle");
         let outcome = assent(here, &["verify", "--genesis", "file", &bundle]);

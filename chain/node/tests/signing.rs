@@ -25,8 +25,11 @@ use serde_json::Value;
 struct World {
     home: tempfile::TempDir,
     genesis: Genesis,
-    submitted: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    submitted: Arc<Mutex<Submissions>>,
 }
+
+/// To which log what was submitted, in order.
+type Submissions = Vec<(String, Vec<u8>)>;
 
 /// What is wrong with the receipts that the node gives.
 #[derive(Clone, Copy)]
@@ -362,6 +365,52 @@ fn without_a_terminal_nothing_is_signed_unless_the_choice_is_given() {
         Some(2)
     );
     assert_eq!(world.submissions(), 0);
+}
+
+/// Votes at a terminal at which `typed` is typed.
+fn vote_at_terminal(world: &World, request: RequestId, flags: &[&str], typed: &str) -> Output {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a pseudo-terminal");
+    grantpt(&ours).and_then(|()| unlockpt(&ours)).expect("it can be opened");
+    let theirs = ptsname(&ours, Vec::new()).expect("it has a name");
+    let theirs = fs::OpenOptions::new().read(true).open(theirs.to_str().expect("UTF-8")).expect("it opens");
+    // What is typed before it is asked for waits in the terminal.
+    let mut ours = fs::File::from(ours);
+    std::io::Write::write_all(&mut ours, typed.as_bytes()).expect("typed");
+    let request = request.to_string();
+    let arguments =
+        ["vote", &request, "--key", "voter.pem", "--genesis", "genesis.json", "--node", "node.sock"];
+    Command::new(env!("CARGO_BIN_EXE_assent"))
+        .args(arguments)
+        .args(flags)
+        .current_dir(world.home.path())
+        .env("HOME", world.home.path())
+        .env_remove("XDG_CONFIG_HOME")
+        .stdin(theirs)
+        .output()
+        .expect("the program runs")
+}
+
+#[test]
+fn at_a_terminal_the_word_that_is_typed_is_what_is_signed() {
+    let world = World::new();
+    let (request, view) = world.open("contract", |_| {});
+    world.serve(Flaw::None, Some(view), None);
+    for (flags, typed) in [(&[][..], "yes\n"), (&[], "\n"), (&["--approve"], "reject\n"), (&[], "approved\n")]
+    {
+        refused(&vote_at_terminal(&world, request, flags, typed), 1, "nothing was signed");
+        assert_eq!(world.submissions(), 0, "{typed:?}");
+    }
+    for (flags, typed, choice) in [
+        (&[][..], "approve\n", Choice::Approve),
+        (&[], "abstain\n", Choice::Abstain),
+        (&["--reject"], "reject\n", Choice::Reject),
+    ] {
+        let output = vote_at_terminal(&world, request, flags, typed);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        let ballot = Signed::<Ballot>::from_jws(world.last().1).expect("a ballot");
+        assert_eq!(ballot.unverified().choice, choice);
+    }
 }
 
 /// One way in which a vote request can be wrong although the contract's key signed it.

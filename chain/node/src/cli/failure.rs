@@ -90,7 +90,14 @@ macro_rules! failed_by {
     )* };
 }
 
-failed_by!(ClientError, SignError, TokenError, SecretError);
+failed_by!(SignError, TokenError, SecretError);
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Failure {
+        // A node's words stay on their line.
+        Failure::failed(visible(&error.to_string()))
+    }
+}
 
 impl From<KeyFileError> for Failure {
     fn from(error: KeyFileError) -> Failure {

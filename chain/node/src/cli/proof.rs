@@ -16,6 +16,7 @@ use assent_consensus::time::UnixMillis;
 
 use super::bundle_check;
 use super::failure::Failure;
+use super::screen::quoted;
 
 /// The largest bundle that is read, in bytes.
 pub(super) const BUNDLE_LIMIT: usize = 64 << 20;
@@ -92,5 +93,6 @@ fn payload<P: Payload + Clone>(jws: &Jws) -> Result<P, Failure> {
 }
 
 fn invalid(why: impl std::fmt::Display) -> Failure {
-    Failure::does_not_verify(why)
+    // What came with the bundle stays on its line.
+    Failure::does_not_verify(quoted(why))
 }

@@ -54,9 +54,9 @@ pub(super) fn run(arguments: &Verify) -> Result<(), Failure> {
         }
         Err(failure) => {
             if failure.exit() == Exit::DoesNotVerify {
-                screen.result(&json!({ "valid": false, "why": failure.message() }))?;
-                let message = format!("not valid: {}", failure.message());
-                return Err(Failure::does_not_verify(message));
+                let why = failure.message().replace('\n', "; ");
+                screen.result(&json!({ "valid": false, "why": why }))?;
+                return Err(Failure::does_not_verify(format!("not valid: {why}")));
             }
             Err(failure)
         }
