@@ -58,7 +58,7 @@ impl Outcome {
     fn refused(self, code: i32, words: &str) {
         assert_eq!(self.code, code, "{}{}", self.out, self.err);
         assert!(self.err.contains(words), "{words:?} is not in {:?}", self.err);
-        assert_eq!(self.err.matches("error: ").count(), 1, "{}", self.err);
+        assert_eq!(self.err.lines().filter(|line| line.starts_with("error: ")).count(), 1, "{}", self.err);
         assert!(!self.err.contains("panicked"), "{}", self.err);
     }
 }
