@@ -359,6 +359,40 @@ fn what_is_no_bundle_or_no_genesis_does_not_verify() {
 }
 
 #[test]
+fn a_log_is_checked_and_another_file_refused() {
+    use assent_consensus::contract::process::ProcessContracts;
+    use std::sync::Arc;
+    let home = directory();
+    let here = home.path();
+    deployment(here);
+    assent(here, &["init", "deployment.toml", "--out", "."]).done();
+    let bytes = fs::read(here.join("genesis.json")).expect("there");
+    let genesis = Arc::new(assent_consensus::genesis::Genesis::parse(&bytes).expect("valid"));
+    let chain: assent_consensus::name::Name = "process".parse().expect("a name");
+    let validators = genesis.chain(&chain).expect("there").validators.clone();
+    let contract = Arc::new(ProcessContracts::new(Arc::clone(&genesis), chain.clone()));
+    let path = here.join("process.ledger");
+    let ledger = assent_ledger::Ledger::open(&path, genesis.id(), chain, validators, contract).expect("made");
+    drop(ledger);
+
+    let check = |file: &str, chain: &str, genesis: &str| {
+        assent(here, &["ledger", "check", file, "--chain", chain, "--genesis", genesis, "--json"])
+    };
+    let sound: Value =
+        serde_json::from_str(&check("process.ledger", "process", "genesis.json").done()).expect("JSON");
+    assert_eq!((&sound["sound"], &sound["blocks"]), (&Value::Bool(true), &Value::from(0)));
+    check("process.ledger", "consensus", "genesis.json")
+        .refused(1, "is the ledger `process`, not `consensus`");
+    check("process.ledger", "another", "genesis.json").refused(2, "genesis has no log `another`");
+    let other = vectors().join("flat.genesis.json");
+    check("process.ledger", "process", other.to_str().expect("UTF-8")).refused(1, "belongs to deployment");
+    check("policy.toml", "process", "genesis.json").refused(1, "is not a ledger");
+    check("missing", "process", "genesis.json").refused(1, "`missing`");
+    assert!(!here.join("missing").exists());
+    check(".", "process", "genesis.json").refused(1, "");
+}
+
+#[test]
 fn files_that_cannot_be_read_are_refused_by_every_command() {
     let home = directory();
     let here = home.path();

@@ -14,6 +14,7 @@ mod fetch;
 mod follow;
 mod init;
 mod key;
+mod ledger;
 mod moment;
 mod policy;
 mod proof;
@@ -70,6 +71,9 @@ enum Command {
     /// Check, play and explain policies
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// Verify a whole log
+    #[command(subcommand)]
+    Ledger(ledger::LedgerCommand),
     /// Make and show keys of requesters and voters
     #[command(subcommand)]
     Key(key::KeyCommand),
@@ -98,6 +102,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Fetch(arguments) => fetch::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Policy(command) => policy::run(command),
+        Command::Ledger(command) => ledger::run(command),
         Command::Key(command) => key::run(command),
     }
 }
