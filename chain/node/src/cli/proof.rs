@@ -9,7 +9,7 @@ use assent_consensus::jwk::Thumbprint;
 use assent_consensus::jws::{Jws, Payload, Signed};
 use assent_consensus::message::{Ballot, CountedMessage, Decision, RequestId, Start, VoteRequest};
 use assent_consensus::name::Name;
-use assent_consensus::policy::Policy;
+use assent_consensus::policy::{Explanation, Policy, Tally};
 use assent_consensus::process::Process;
 use assent_consensus::subject::Subject;
 use assent_consensus::time::UnixMillis;
@@ -73,6 +73,19 @@ impl Proof {
 
     pub(super) fn subject(&self) -> &Subject {
         &self.vote_request.subject
+    }
+
+    /// How the rule stood when it was decided.
+    pub(super) fn rule(&self) -> Explanation {
+        let request = &self.vote_request;
+        let mut tally = Tally::new(&self.policy, Some(&request.requester), request.opened);
+        for (at, ballot) in &self.ballots {
+            // Each was counted by the same rules when the bundle was verified.
+            if let Some(voter) = self.policy.voter_by_name(&ballot.voter) {
+                let _ = tally.cast(voter, ballot.choice, *at);
+            }
+        }
+        tally.explain(self.decision.decided)
     }
 
     /// Whether the process signs what is approved here.

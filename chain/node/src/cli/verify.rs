@@ -126,6 +126,8 @@ fn summarise(screen: &Screen, genesis: &Genesis, proof: &Proof, file: Option<&Pa
         screen.line(format!("file        {} is the one", quoted(file.display())))?;
     }
     screen.line(format!("contract    {}, by policy {}", vote_request.contract, vote_request.policy))?;
+    screen.line("rule")?;
+    show::rule(screen, &proof.rule(), 1)?;
     screen.line(format!("opened      {}", moment::utc(vote_request.opened)))?;
     for (at, ballot) in &proof.ballots {
         let reason = ballot.reason.as_ref().map_or(String::new(), |reason| format!(": {}", quoted(reason)));
@@ -172,6 +174,7 @@ fn describe(genesis: &Genesis, proof: &Proof, file_checked: bool) -> Value {
         "requester": { "name": requester(proof), "thumbprint": proof.vote_request.requester },
         "contract": proof.vote_request.contract,
         "policy": { "name": proof.policy.name(), "digest": proof.policy.digest() },
+        "rule": proof.rule(),
         "subject": proof.subject(),
         "opened": proof.vote_request.opened,
         "deadline": proof.vote_request.deadline,

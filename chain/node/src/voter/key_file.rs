@@ -23,7 +23,8 @@ use super::{SignError, Signer};
 /// The most bytes that a key file may have.
 pub const KEY_FILE_LIMIT: u64 = 16 * 1024;
 
-/// scrypt (RFC 7914): 2^17 rounds of blocks of 8, 128 MiB for each guess.
+/// scrypt (RFC 7914): 2^17 rounds of blocks of 8, 128 MiB for each guess. OpenSSL's commands stop at 32 MiB and cannot open
+/// such a file; keys that they encrypted are read all the same.
 const SCRYPT_LOG_N: u8 = 17;
 const SCRYPT_R: u32 = 8;
 const SCRYPT_P: u32 = 1;
