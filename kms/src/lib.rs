@@ -1,1 +1,10 @@
-//! Assent.
+//! The KMS of Assent: it verifies every approval by itself before a key in the device signs.
+//!
+//! ```text
+//! duty socket ─▶ duty (verification) ─▶ signing (intent on disk ─▶ device ─▶ verified ─▶ result on disk)
+//!                    │                     │
+//! admin socket ─▶ pins (genesis, keys, trusted headers)
+//! ```
+
+pub mod pins;
+pub mod signing;
