@@ -230,6 +230,23 @@ pub enum ProofError {
     },
 }
 
+impl ProofError {
+    /// The reason in a word that programs can rely on.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            ProofError::Header(_) => "malformed-header",
+            ProofError::OtherDeployment { .. } => "other-deployment",
+            ProofError::OtherChain { .. } => "other-chain",
+            ProofError::OtherBlock => "other-block",
+            ProofError::Stranger(_) => "unknown-validator",
+            ProofError::BadSignature(_) => "bad-certificate",
+            ProofError::TooFew { .. } => "not-final",
+            ProofError::NotIncluded | ProofError::WrongSize { .. } => "not-in-log",
+            ProofError::NotBefore { .. } => "not-before",
+        }
+    }
+}
+
 impl Certificate {
     /// Verifies that this certificate makes `header` final: every signature is right, and more than two thirds of the
     /// voting power signed.

@@ -140,6 +140,21 @@ pub enum JwsError {
     BadSignature(&'static str),
 }
 
+impl JwsError {
+    /// The reason in a word that programs can rely on.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            JwsError::TooLarge { .. } => "too-large",
+            JwsError::Form | JwsError::Encoding(_) | JwsError::Header | JwsError::Payload { .. } => {
+                "malformed"
+            }
+            JwsError::WrongTyp { .. } => "wrong-typ",
+            JwsError::WrongKey { .. } => "wrong-key",
+            JwsError::BadSignature(_) => "bad-signature",
+        }
+    }
+}
+
 /// A message whose form is right: canonical base64url, the one header, 64 bytes of signature. Nothing is verified yet.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Jws {

@@ -1,5 +1,6 @@
 //! What Assent decides, and how anybody can check it: pure functions over bytes, with no I/O, clock, randomness or threads.
 
+pub mod artifact;
 pub mod bundle;
 pub mod contract;
 pub mod digest;

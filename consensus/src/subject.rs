@@ -312,3 +312,21 @@ impl fmt::Display for SubjectKind {
         f.pad(self.as_str())
     }
 }
+
+impl SignatureFormat {
+    /// The word that stands in `format`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            SignatureFormat::Der => "der",
+            SignatureFormat::Raw => "raw",
+            SignatureFormat::Dsse => "dsse",
+            SignatureFormat::Jws => "jws",
+        }
+    }
+}
+
+impl fmt::Display for SignatureFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}

@@ -1,4 +1,18 @@
-//! Bundles: one file that proves one request offline.
+//! Bundles: one file that proves one request offline, and the checks that make it a proof.
+//!
+//! ```text
+//! genesis ─▶ contract's key ─▶ vote request ─▶ policy, process, start ─▶ subject      (approval)
+//!                │                  └─▶ ballots ─▶ Recount ─▶ outcome, decided
+//!                └─▶ decision ◀──────────────────────────────┘ └─▶ inclusion, result   (verify)
+//! ```
+
+mod approval;
+mod error;
+mod verify;
+
+pub use approval::{Opening, Question, Recount, recount, verify_start, verify_vote_request};
+pub use error::{BundleError, Member};
+pub use verify::{ApprovedAction, VerifiedBundle, verify};
 
 use serde::{Deserialize, Serialize};
 

@@ -5,15 +5,15 @@ use super::layout::{self, ASKING, CANCEL, DUE, DUTY, Key};
 use super::process::{ProcessContracts, subject};
 use super::record::{Answer, AskedRequest, CaseStage};
 use super::{Context, Rejection, State};
+use crate::artifact::Artifact;
 use crate::bundle::ActionOutput;
 use crate::digest::Digest;
 use crate::event::{CaseOutcome, ConsensusEvent, EventBytes, ProcessEvent};
 use crate::header::Inclusion;
-use crate::jwk::PublicKey;
 use crate::jws::{Jws, Signed};
 use crate::message::{Decision, RequestId};
 use crate::process::{OnRejected, StepAction};
-use crate::subject::{SignatureFormat, Subject};
+use crate::subject::Subject;
 use crate::time::UnixMillis;
 use crate::vote::Outcome;
 
@@ -186,7 +186,13 @@ impl ProcessContracts {
                 }
             };
             let approved = walk.process.step(&asked.step).ok_or_else(|| wrong_process(walk.process))?;
-            contracts.check_output(&subject(walk.process, approved, walk.start)?, output)?;
+            // The block whose time it is lapses many at once, but not all.
+            if context.time >= act_by {
+                let message = format!("the approval by the decision `{decision}` lapsed at {act_by}");
+                return Err(Rejection::new("lapsed", message));
+            }
+            let subject = subject(walk.process, approved, walk.start)?;
+            contracts.check_output(&asked, request, decision, subject, output)?;
 
             layout::write(state, &Key::request(request, "result"), output);
             if let Some(height) = asked.action_due {
@@ -207,33 +213,29 @@ impl ProcessContracts {
         })
     }
 
-    /// Checks that an output is what was approved: made with the key that the subject names, over what it names.
-    fn check_output(&self, subject: &Subject, output: &ActionOutput) -> Result<(), Rejection> {
-        let Subject::Sign { key, digest, .. } = subject else {
+    /// Checks that an output is what `decision` approved: made with the key that the subject names, over what it names.
+    fn check_output(
+        &self,
+        asked: &AskedRequest,
+        request: RequestId,
+        decision: Digest,
+        subject: Subject,
+        output: &ActionOutput,
+    ) -> Result<(), Rejection> {
+        let Subject::Sign { key, name, digest, .. } = subject else {
             return Err(Rejection::new("other-action", format!("a `{}` gives no signature", subject.kind())));
         };
-        let (entry, public_key) = self.registry().key(key, output.version)?;
-        if output.key != *key || output.public_key != *public_key || output.format != entry.format {
+        let (entry, public_key) = self.registry().key(&key, output.version)?;
+        if output.key != key || output.public_key != *public_key || output.format != entry.format {
             let message = format!("the result is not one of the key `{key}` as it is recorded");
             return Err(Rejection::new("wrong-key", message));
         }
-        if verify_output(public_key, output, digest) {
-            return Ok(());
-        }
-        let message = format!("the signature of the key `{key}` over `{digest}` does not verify");
-        Err(Rejection::new("bad-signature", message))
-    }
-}
-
-/// Whether the signature, in its format, is one over the file of this digest.
-fn verify_output(key: &PublicKey, output: &ActionOutput, digest: &Digest) -> bool {
-    let signature = output.signature.0.as_slice();
-    match output.format {
-        SignatureFormat::Der => key.verify_digest_der(digest, signature).is_ok(),
-        SignatureFormat::Raw => {
-            signature.try_into().is_ok_and(|signature| key.verify_digest(digest, signature).is_ok())
-        }
-        // Statements are not recorded yet: what cannot be verified is not taken.
-        SignatureFormat::Dsse | SignatureFormat::Jws => false,
+        // A decision is recorded only under the one policy that its contract has.
+        let policy = self.registry().contract(&asked.contract)?.policy.digest();
+        let artifact = Artifact { format: entry.format, name, digest, request, policy, decision };
+        artifact.verify(public_key, &output.signature.0).map_err(|_| {
+            let message = format!("the signature of the key `{key}` over `{digest}` does not verify");
+            Rejection::new("bad-signature", message)
+        })
     }
 }

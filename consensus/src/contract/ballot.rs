@@ -62,7 +62,7 @@ impl ConsensusContracts {
             return Err(wrong_state("too-late", request, &status.state));
         }
         let mut tally = counting.tally(policy, opened.requester, opened.opened);
-        tally.cast(voter, ballot.choice, context.time).map_err(|refusal| refused(&refusal, name, request))?;
+        tally.cast(voter, ballot.choice, context.time).map_err(|refusal| refused(refusal, name, request))?;
 
         let place = counting.push(voter, ballot.choice, context.time, jws.as_str());
         let mut bytes = context.time.get().to_be_bytes().to_vec();
@@ -144,17 +144,9 @@ fn second_ballot(
     Ok(vec![ConsensusEvent::Conflict { request, voter: name.clone(), ballots }.to_bytes()])
 }
 
-fn refused(refusal: &BallotRefusal, voter: &Name, request: RequestId) -> Rejection {
-    let code = match refusal {
-        BallotRefusal::AlreadyVoted => "already-voted",
-        BallotRefusal::MayNotVote => "requester-may-not-vote",
-        BallotRefusal::TooEarly => "too-early",
-        BallotRefusal::TooLate | BallotRefusal::AlreadyDecided => "too-late",
-        BallotRefusal::OutOfOrder => "out-of-order",
-        BallotRefusal::LevelNotBegun => "level-not-begun",
-    };
+fn refused(refusal: BallotRefusal, voter: &Name, request: RequestId) -> Rejection {
     Rejection::new(
-        code,
+        refusal.reason(),
         format!("the ballot of `{voter}` on the request `{request}` is not counted: {refusal}"),
     )
 }

@@ -50,6 +50,20 @@ pub enum BallotRefusal {
     LevelNotBegun,
 }
 
+impl BallotRefusal {
+    /// The reason in a word that programs can rely on.
+    pub fn reason(self) -> &'static str {
+        match self {
+            BallotRefusal::AlreadyVoted => "already-voted",
+            BallotRefusal::MayNotVote => "requester-may-not-vote",
+            BallotRefusal::TooEarly => "too-early",
+            BallotRefusal::TooLate | BallotRefusal::AlreadyDecided => "too-late",
+            BallotRefusal::OutOfOrder => "out-of-order",
+            BallotRefusal::LevelNotBegun => "level-not-begun",
+        }
+    }
+}
+
 /// How a node stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum State {

@@ -18,11 +18,10 @@ use crate::client::Client;
 
 use super::case::CasePlace;
 use super::failure::Failure;
-use super::proof::Proof;
 use super::screen::{Screen, quoted};
 use super::settings::{Settings, SettingsArgs};
 use super::write::{self, Existing};
-use super::{follow, show};
+use super::{follow, proof, show};
 
 #[derive(Args)]
 pub(super) struct Fetch {
@@ -92,19 +91,19 @@ async fn fetch(
     let mut any_approved = false;
     for (step, request) in &requests {
         let bytes = client.bundle(*request).await?;
-        let proof = Proof::verify(genesis, &bytes, &BTreeSet::new())?;
-        proof.check_is_of(*request, requester, case)?;
+        let proof = proof::verify(genesis, &bytes, &BTreeSet::new())?;
+        proof::check_is_of(&proof, *request, requester, case)?;
         // One request, as most cases have: its files need no step in their names.
         let step = (requests.len() > 1).then_some(step);
         let name = file_name(arguments.name.as_deref(), proof.subject(), case, step)?;
         let approved = proof.decision.outcome == Outcome::Approved;
         any_approved |= approved;
         // A case that ended badly may have been approved at an earlier step; what was signed then is there.
-        if let Some(result) = proof.result() {
+        if let Some(result) = &proof.result {
             outputs.push(Output { name: format!("{name}.sig"), bytes: result.signature.0.clone() });
             let key = format!("{}.pub.pem", result.key);
             outputs.push(Output { name: key, bytes: public_key_pem(result.public_key.point())? });
-        } else if outcome == CaseOutcome::Done && approved && proof.asks_for_a_signature() {
+        } else if outcome == CaseOutcome::Done && approved && proof::asks_for_a_signature(&proof) {
             return Err(Failure::does_not_verify(
                 "the node says that the case is done, and its proof has no signature",
             ));

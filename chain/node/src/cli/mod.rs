@@ -5,7 +5,6 @@
 //!                                                    └─▶ failure (error, help, exit code)
 //! ```
 
-mod bundle_check;
 mod cancel;
 mod case;
 mod deployment;

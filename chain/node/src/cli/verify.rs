@@ -3,16 +3,16 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use assent_consensus::bundle::VerifiedBundle;
 use assent_consensus::digest::Digest;
 use assent_consensus::genesis::Genesis;
 use assent_consensus::jwk::Thumbprint;
-use assent_consensus::name::Name;
 use assent_consensus::subject::Subject;
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::failure::{Exit, Failure};
-use super::proof::{BUNDLE_LIMIT, Proof};
+use super::proof::{self, BUNDLE_LIMIT};
 use super::screen::{Screen, quoted};
 use super::{moment, read, show};
 
@@ -40,30 +40,38 @@ pub(super) fn run(arguments: &Verify) -> Result<(), Failure> {
     let bytes = read::file(&arguments.bundle, "bundle", BUNDLE_LIMIT)?;
     let revoked = arguments.revoked.as_deref().map_or(Ok(BTreeSet::new()), read_revoked)?;
     let artifact = arguments.file.as_deref().map(read::digest).transpose()?;
-    let verdict = read::genesis(&arguments.genesis, Exit::DoesNotVerify).and_then(|genesis| {
-        let proof = Proof::verify(&genesis, &bytes, &revoked)?;
-        if let (Some(artifact), Some(path)) = (artifact, &arguments.file) {
-            check_artifact(&proof, path, artifact)?;
-        }
-        Ok((genesis, proof))
-    });
-    match verdict {
-        Ok((genesis, proof)) => {
-            summarise(&screen, &genesis, &proof, arguments.file.as_deref())?;
-            screen.result(&describe(&genesis, &proof, artifact.is_some()))
-        }
-        Err(failure) => {
-            if failure.exit() == Exit::DoesNotVerify {
-                let why = failure.message().replace('\n', "; ");
-                screen.result(&json!({ "valid": false, "why": why }))?;
-                return Err(Failure::does_not_verify(format!("not valid: {why}")));
-            }
-            Err(failure)
-        }
+    let verdict = judge(arguments, &screen, &bytes, &revoked, artifact);
+    if let Err(failure) = &verdict
+        && failure.exit() == Exit::DoesNotVerify
+    {
+        let why = failure.message().replace('\n', "; ");
+        screen.result(&json!({ "valid": false, "why": why }))?;
+        return Err(Failure::does_not_verify(format!("not valid: {why}")));
     }
+    verdict
 }
 
-fn check_artifact(proof: &Proof, path: &Path, (digest, size): (Digest, u64)) -> Result<(), Failure> {
+fn judge(
+    arguments: &Verify,
+    screen: &Screen,
+    bundle: &[u8],
+    revoked: &BTreeSet<Thumbprint>,
+    artifact: Option<(Digest, u64)>,
+) -> Result<(), Failure> {
+    let genesis = read::genesis(&arguments.genesis, Exit::DoesNotVerify)?;
+    let proof = proof::verify(&genesis, bundle, revoked)?;
+    if let (Some(artifact), Some(path)) = (artifact, &arguments.file) {
+        check_artifact(&proof, path, artifact)?;
+    }
+    summarise(screen, &genesis, &proof, arguments.file.as_deref())?;
+    screen.result(&describe(&genesis, &proof, artifact.is_some()))
+}
+
+fn check_artifact(
+    proof: &VerifiedBundle<'_>,
+    path: &Path,
+    (digest, size): (Digest, u64),
+) -> Result<(), Failure> {
     let wrong = |what: String| {
         Err(Failure::does_not_verify(format!(
             "`{}` is not the file that was asked about: {what}",
@@ -106,7 +114,12 @@ fn read_revoked(path: &Path) -> Result<BTreeSet<Thumbprint>, Failure> {
     Ok(revoked)
 }
 
-fn summarise(screen: &Screen, genesis: &Genesis, proof: &Proof, file: Option<&Path>) -> Result<(), Failure> {
+fn summarise(
+    screen: &Screen,
+    genesis: &Genesis,
+    proof: &VerifiedBundle<'_>,
+    file: Option<&Path>,
+) -> Result<(), Failure> {
     let (vote_request, decision) = (&proof.vote_request, &proof.decision);
     screen.line("valid")?;
     screen.line(format!(
@@ -115,10 +128,9 @@ fn summarise(screen: &Screen, genesis: &Genesis, proof: &Proof, file: Option<&Pa
         genesis.environment(),
         genesis.id()
     ))?;
-    let requester = requester(proof).map_or_else(|| "a requester".to_owned(), |name| name.to_string());
     screen.line(format!(
-        "asked by    {requester} ({}), process {}, case {}",
-        vote_request.requester, vote_request.process, vote_request.case
+        "asked by    {} ({}), process {}, case {}",
+        proof.requester.name, vote_request.requester, vote_request.process, vote_request.case
     ))?;
     screen.line("asked")?;
     show::subject(screen, proof.subject())?;
@@ -129,7 +141,7 @@ fn summarise(screen: &Screen, genesis: &Genesis, proof: &Proof, file: Option<&Pa
     screen.line("rule")?;
     show::rule(screen, &proof.rule(), 1)?;
     screen.line(format!("opened      {}", moment::utc(vote_request.opened)))?;
-    for (at, ballot) in &proof.ballots {
+    for (at, ballot) in &proof.recount.ballots {
         let reason = ballot.reason.as_ref().map_or(String::new(), |reason| format!(": {}", quoted(reason)));
         screen.line(format!(
             "vote        {} {} at {}{reason}",
@@ -139,8 +151,8 @@ fn summarise(screen: &Screen, genesis: &Genesis, proof: &Proof, file: Option<&Pa
         ))?;
     }
     screen.line(format!("decided     {} at {}", decision.outcome, moment::utc(decision.decided)))?;
-    screen.line(format!("by key      {} (version {})", proof.bundle.decision.kid(), decision.key_version))?;
-    match proof.result() {
+    screen.line(format!("by key      {} (version {})", proof.decision.signer(), decision.key_version))?;
+    match &proof.result {
         Some(result) => screen.line(format!(
             "signed      by version {} of key {} ({})",
             result.version,
@@ -151,11 +163,11 @@ fn summarise(screen: &Screen, genesis: &Genesis, proof: &Proof, file: Option<&Pa
     }
 }
 
-fn describe(genesis: &Genesis, proof: &Proof, file_checked: bool) -> Value {
-    let ballots = proof.ballots.iter().map(|(at, ballot)| {
+fn describe(genesis: &Genesis, proof: &VerifiedBundle<'_>, file_checked: bool) -> Value {
+    let ballots = proof.recount.ballots.iter().map(|(at, ballot)| {
         json!({ "at": at, "voter": ballot.voter, "choice": ballot.choice, "reason": ballot.reason })
     });
-    let result = proof.result().map(|result| {
+    let result = proof.result.as_ref().map(|result| {
         json!({
             "key": result.key,
             "version": result.version,
@@ -171,9 +183,9 @@ fn describe(genesis: &Genesis, proof: &Proof, file_checked: bool) -> Value {
         "process": proof.vote_request.process,
         "case": proof.vote_request.case,
         "input": proof.start.input,
-        "requester": { "name": requester(proof), "thumbprint": proof.vote_request.requester },
+        "requester": { "name": proof.requester.name, "thumbprint": proof.vote_request.requester },
         "contract": proof.vote_request.contract,
-        "policy": { "name": proof.policy.name(), "digest": proof.policy.digest() },
+        "policy": { "name": proof.contract.policy.name(), "digest": proof.contract.policy.digest() },
         "rule": proof.rule(),
         "subject": proof.subject(),
         "opened": proof.vote_request.opened,
@@ -184,9 +196,4 @@ fn describe(genesis: &Genesis, proof: &Proof, file_checked: bool) -> Value {
         "file_checked": file_checked,
         "result": result,
     })
-}
-
-fn requester(proof: &Proof) -> Option<Name> {
-    let requester = proof.process.requester_by_key(&proof.vote_request.requester)?;
-    Some(requester.name.clone())
 }

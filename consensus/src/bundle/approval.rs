@@ -1,0 +1,328 @@
+//! From a question to its outcome: what the KMS checks before it signs, and what an auditor checks afterwards.
+//!
+//! ```text
+//! genesis ─▶ Opening (start, requester) ─▶ question: subject derived, contract may decide it
+//!    └─▶ VoteRequest ─▶ ballots, cancel ─▶ Recount: outcome, decided
+//! ```
+//!
+//! Everywhere `revoked` holds the keys whose signatures count no more.
+
+use std::collections::BTreeSet;
+
+use super::error::{BundleError, Member};
+use crate::digest::Digest;
+use crate::event::Call;
+use crate::genesis::{ContractEntry, Genesis, ProcessEntry};
+use crate::json::Integer;
+use crate::jwk::{PublicKey, Thumbprint};
+use crate::jws::{Jws, Payload, Signed, Verified};
+use crate::message::{
+    Ballot, BallotsRoot, Cancel, CountedMessage, KeyVersion, RequestId, Start, VoteRequest,
+};
+use crate::name::Name;
+use crate::policy::{Policy, Tally};
+use crate::process::{Requester, StepAction};
+use crate::subject::Subject;
+use crate::time::UnixMillis;
+use crate::vote::Outcome;
+
+/// A start that was verified, and who may make it.
+#[derive(Clone, Debug)]
+pub struct Opening<'g> {
+    /// The start.
+    pub start: Verified<Start>,
+    /// The process that it starts.
+    pub process: &'g ProcessEntry,
+    /// Who signed it.
+    pub requester: &'g Requester,
+}
+
+/// What a process asks a contract: the members that a call and its vote request share.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs, reason = "the members are those of the table in DESIGN section 6")]
+pub struct Question<'a> {
+    pub contract: &'a Name,
+    pub subject: &'a Subject,
+    pub process: &'a Name,
+    pub definition: &'a Digest,
+    pub case: &'a Name,
+    pub step: &'a Name,
+    pub attempt: Integer,
+    pub requester: Thumbprint,
+    pub start: Digest,
+}
+
+macro_rules! question {
+    ($($source:ident),*) => { $(
+        impl<'a> From<&'a $source> for Question<'a> {
+            fn from(source: &'a $source) -> Question<'a> {
+                let $source { contract, subject, process, definition, case, step, .. } = source;
+                let (attempt, requester, start) = (source.attempt, source.requester, source.start);
+                Question { contract, subject, process, definition, case, step, attempt, requester, start }
+            }
+        }
+    )* };
+}
+
+question!(Call, VoteRequest);
+
+/// Verifies a start: its process is that of genesis, and its signer may start it.
+///
+/// # Errors
+/// [`BundleError`]
+pub fn verify_start<'g>(
+    genesis: &'g Genesis,
+    start: &Jws,
+    revoked: &BTreeSet<Thumbprint>,
+) -> Result<Opening<'g>, BundleError> {
+    const WHAT: &str = "start";
+    let claim: Signed<Start> = read(WHAT, start)?;
+    let message = claim.unverified();
+    let process = genesis
+        .process(&message.process)
+        .ok_or_else(|| BundleError::Unknown { what: "process", name: message.process.clone() })?;
+    let requester = process
+        .definition
+        .requester_by_key(&start.kid())
+        .ok_or_else(|| BundleError::NotARequester { key: start.kid(), process: process.name.clone() })?;
+    let start = signed(WHAT, claim, &requester.key, revoked)?;
+    same(WHAT, Member::Deployment, &start.deployment, &genesis.id())?;
+    same(WHAT, Member::Chain, &start.chain, &process.chain)?;
+    same(WHAT, Member::Definition, &start.definition, &process.definition.digest())?;
+    Ok(Opening { start, process, requester })
+}
+
+impl<'g> Opening<'g> {
+    /// Verifies that a question is what this start leads to: its step asks that contract at that attempt, the subject is
+    /// what the process derives, and the contract may decide on it.
+    ///
+    /// # Errors
+    /// [`BundleError`]
+    pub fn verify_question(
+        &self,
+        genesis: &'g Genesis,
+        question: Question<'_>,
+    ) -> Result<&'g ContractEntry, BundleError> {
+        const WHAT: &str = "question";
+        let process = &self.process.definition;
+        same(WHAT, Member::Start, &question.start, &self.start.digest())?;
+        same(WHAT, Member::Process, question.process, &self.process.name)?;
+        same(WHAT, Member::Definition, question.definition, &process.digest())?;
+        same(WHAT, Member::Case, question.case, &self.start.case)?;
+        if question.requester != self.requester.key.thumbprint() {
+            return Err(BundleError::NotARequester {
+                key: question.requester,
+                process: self.process.name.clone(),
+            });
+        }
+        let contract = find_contract(genesis, question.contract)?;
+        let Question { step, attempt, subject, .. } = question;
+        match process.step(step).map(|step| &step.action) {
+            Some(StepAction::Ask { contract: asked, retries, .. })
+                if *asked == contract.name && (1..=u64::from(*retries) + 1).contains(&attempt.get()) => {}
+            _ => {
+                return Err(BundleError::NotAsked {
+                    process: self.process.name.clone(),
+                    step: step.clone(),
+                    contract: contract.name.clone(),
+                    attempt: attempt.get(),
+                });
+            }
+        }
+        let derived = process.derive_subject(step, &self.start.input);
+        if derived.map_err(|error| BundleError::Input(error.to_string()))? != *subject {
+            return Err(BundleError::SubjectDiffers);
+        }
+        if !genesis.may_decide(&contract.name, subject) {
+            let (contract, kind) = (contract.name.clone(), subject.kind());
+            return Err(BundleError::MayNotDecide { contract, kind });
+        }
+        Ok(contract)
+    }
+}
+
+/// Verifies that a contract of genesis signed a vote request, and what it says of contract, policy, process and times.
+/// Whether the question is justified says [`Opening::verify_question`].
+///
+/// # Errors
+/// [`BundleError`]
+pub fn verify_vote_request<'g>(
+    genesis: &'g Genesis,
+    vote_request: &Jws,
+    revoked: &BTreeSet<Thumbprint>,
+) -> Result<(Verified<VoteRequest>, &'g ContractEntry), BundleError> {
+    const WHAT: &str = "vote request";
+    let claim: Signed<VoteRequest> = read(WHAT, vote_request)?;
+    let contract = find_contract(genesis, &claim.unverified().contract)?;
+    let message = signed(WHAT, claim, &contract.key, revoked)?;
+    same(WHAT, Member::Deployment, &message.deployment, &genesis.id())?;
+    same(WHAT, Member::Chain, &message.chain, &contract.chain)?;
+    same(WHAT, Member::KeyVersion, &message.key_version, &KeyVersion::first())?;
+    same(WHAT, Member::Policy, &message.policy, &contract.policy.digest())?;
+    same(WHAT, Member::Deadline, &message.deadline, &message.opened.after(contract.policy.deadline()))?;
+    let process = find_process(genesis, &message.process)?;
+    same(WHAT, Member::Definition, &message.definition, &process.definition.digest())?;
+    let VoteRequest { case, requester, step, attempt, .. } = &*message;
+    let id = RequestId::of(genesis.id(), &process.chain, &process.name, case, *requester, step, *attempt);
+    same(WHAT, Member::Request, &message.request, &id)?;
+    Ok((message, contract))
+}
+
+/// What a request came to, counted again from its ballots.
+#[derive(Clone, Debug)]
+pub struct Recount {
+    /// What it came to by its deadline, whatever comes.
+    pub outcome: Outcome,
+    /// The moment since when: at every moment from here on the outcome is this one, before it the request was open.
+    pub decided: UnixMillis,
+    /// Whether time alone made it so (a window's end, or the deadline), and not a ballot or a cancellation.
+    pub by_time: bool,
+    /// The ballots.
+    pub ballots: Vec<(UnixMillis, Verified<Ballot>)>,
+    /// Their number and root.
+    pub root: BallotsRoot,
+}
+
+/// Counts every ballot of a vote request again: signatures, members, order, times.
+///
+/// # Errors
+/// [`BundleError`], also if one of the ballots does not count.
+pub fn recount(
+    genesis: &Genesis,
+    vote_request: &Verified<VoteRequest>,
+    ballots: &[CountedMessage],
+    cancel: Option<&CountedMessage>,
+    revoked: &BTreeSet<Thumbprint>,
+) -> Result<Recount, BundleError> {
+    let policy = &find_contract(genesis, &vote_request.contract)?.policy;
+    same("vote request", Member::Policy, &vote_request.policy, &policy.digest())?;
+    let mut tally = Tally::new(policy, Some(&vote_request.requester), vote_request.opened);
+    let mut counted = Vec::with_capacity(ballots.len());
+    for CountedMessage { at, jws } in ballots {
+        counted.push((*at, count(&mut tally, policy, vote_request, *at, jws, revoked)?));
+    }
+    let root = BallotsRoot::of(ballots.iter().map(|counted| (counted.at, counted.jws.as_str())));
+    let deadline = vote_request.deadline;
+    if let Some(cancel) = cancel {
+        verify_cancel(genesis, vote_request, &cancel.jws, revoked)?;
+        let after_all = ballots.last().is_none_or(|last| last.at <= cancel.at);
+        if cancel.at < vote_request.opened || !after_all || tally.outcome(cancel.at).is_some() {
+            return Err(BundleError::CancelledTooLate);
+        }
+        let (outcome, decided) = (Outcome::Cancelled, cancel.at);
+        return Ok(Recount { outcome, decided, by_time: false, ballots: counted, root });
+    }
+    // A tally is decided at its deadline at the latest, which is that of the vote request.
+    let (outcome, decided) = tally.outcome(deadline).ok_or_else(|| BundleError::Differs {
+        what: "vote request",
+        member: Member::Deadline,
+        found: deadline.to_string(),
+        expected: vote_request.opened.after(policy.deadline()).to_string(),
+    })?;
+    Ok(Recount { outcome, decided, by_time: tally.decided_by_time(deadline), ballots: counted, root })
+}
+
+impl Recount {
+    /// Compares with what somebody says that it came to.
+    ///
+    /// # Errors
+    /// [`BundleError::BallotsDiffer`], [`BundleError::TooFewVotes`], [`BundleError::Differs`]
+    pub fn confirm(
+        &self,
+        what: &'static str,
+        outcome: Outcome,
+        decided: UnixMillis,
+        ballots: &BallotsRoot,
+    ) -> Result<(), BundleError> {
+        if outcome == Outcome::Approved && self.outcome != Outcome::Approved {
+            return Err(BundleError::TooFewVotes(self.outcome));
+        }
+        if self.root != *ballots {
+            return Err(BundleError::BallotsDiffer { found: self.root, expected: *ballots });
+        }
+        same(what, Member::Outcome, &outcome, &self.outcome)?;
+        same(what, Member::Decided, &decided, &self.decided)
+    }
+}
+
+fn count(
+    tally: &mut Tally<'_>,
+    policy: &Policy,
+    vote_request: &Verified<VoteRequest>,
+    at: UnixMillis,
+    jws: &Jws,
+    revoked: &BTreeSet<Thumbprint>,
+) -> Result<Verified<Ballot>, BundleError> {
+    const WHAT: &str = "ballot";
+    let claim: Signed<Ballot> = read(WHAT, jws)?;
+    let index = policy.voter_by_key(&jws.kid()).ok_or(BundleError::Stranger(jws.kid()))?;
+    let voter = policy.voter(index);
+    let ballot = signed(WHAT, claim, &voter.key, revoked)?;
+    same(WHAT, Member::Deployment, &ballot.deployment, &vote_request.deployment)?;
+    same(WHAT, Member::Request, &ballot.request, &vote_request.request)?;
+    same(WHAT, Member::VoteRequest, &ballot.vote_request, &vote_request.digest())?;
+    same(WHAT, Member::Voter, &ballot.voter, &voter.name)?;
+    tally
+        .cast(index, ballot.choice, at)
+        .map_err(|source| BundleError::Ballot { voter: voter.name.clone(), source })?;
+    Ok(ballot)
+}
+
+fn verify_cancel(
+    genesis: &Genesis,
+    vote_request: &VoteRequest,
+    jws: &Jws,
+    revoked: &BTreeSet<Thumbprint>,
+) -> Result<(), BundleError> {
+    const WHAT: &str = "cancellation";
+    let process = find_process(genesis, &vote_request.process)?;
+    let key = vote_request.requester;
+    let requester = process
+        .definition
+        .requester_by_key(&key)
+        .ok_or_else(|| BundleError::NotARequester { key, process: process.name.clone() })?;
+    let cancel: Verified<Cancel> = signed(WHAT, read(WHAT, jws)?, &requester.key, revoked)?;
+    same(WHAT, Member::Deployment, &cancel.deployment, &genesis.id())?;
+    same(WHAT, Member::Chain, &cancel.chain, &process.chain)?;
+    same(WHAT, Member::Case, &cancel.case, &vote_request.case)
+}
+
+fn find_contract<'g>(genesis: &'g Genesis, name: &Name) -> Result<&'g ContractEntry, BundleError> {
+    genesis.contract(name).ok_or_else(|| BundleError::Unknown { what: "contract", name: name.clone() })
+}
+
+fn find_process<'g>(genesis: &'g Genesis, name: &Name) -> Result<&'g ProcessEntry, BundleError> {
+    genesis.process(name).ok_or_else(|| BundleError::Unknown { what: "process", name: name.clone() })
+}
+
+/// Reads a message whose signer is not known yet.
+pub(super) fn read<P: Payload>(what: &'static str, jws: &Jws) -> Result<Signed<P>, BundleError> {
+    Signed::from_jws(jws.clone()).map_err(|source| BundleError::Message { what, source })
+}
+
+/// Verifies that `key`, which still counts, signed a message.
+pub(super) fn signed<P: Payload>(
+    what: &'static str,
+    message: Signed<P>,
+    key: &PublicKey,
+    revoked: &BTreeSet<Thumbprint>,
+) -> Result<Verified<P>, BundleError> {
+    if revoked.contains(&key.thumbprint()) {
+        return Err(BundleError::Revoked { what, key: key.thumbprint() });
+    }
+    message.verify(key).map_err(|source| BundleError::Message { what, source })
+}
+
+/// Compares a member with what it must be.
+pub(super) fn same<T: PartialEq + ToString>(
+    what: &'static str,
+    member: Member,
+    found: &T,
+    expected: &T,
+) -> Result<(), BundleError> {
+    if found == expected {
+        return Ok(());
+    }
+    let (found, expected) = (found.to_string(), expected.to_string());
+    Err(BundleError::Differs { what, member, found, expected })
+}

@@ -1,0 +1,232 @@
+//! Whether a bundle proves what it says, with nothing but genesis: every signature, the subject derived again, every
+//! ballot counted again, the decision compared, and both inclusions checked (invariants I2 and I6).
+
+use std::collections::BTreeSet;
+
+use super::approval::{
+    Opening, Question, Recount, read, recount, same, signed, verify_start, verify_vote_request,
+};
+use super::error::{BundleError, Member};
+use super::{ActionResult, Bundle};
+use crate::artifact::Artifact;
+use crate::digest::Digest;
+use crate::event::{ConsensusEvent, ProcessEvent};
+use crate::genesis::{ContractEntry, Genesis, KeyEntry, ProcessEntry};
+use crate::header::{Header, Inclusion};
+use crate::json::Integer;
+use crate::jwk::Thumbprint;
+use crate::jws::{Jws, Verified};
+use crate::message::{Decision, KeyVersion, Start, VoteRequest};
+use crate::name::Name;
+use crate::policy::{Explanation, Tally};
+use crate::process::{Requester, Step};
+use crate::subject::Subject;
+use crate::time::UnixMillis;
+use crate::vote::Outcome;
+
+/// What a bundle proves.
+#[derive(Clone, Debug)]
+pub struct VerifiedBundle<'g> {
+    /// Who decided.
+    pub contract: &'g ContractEntry,
+    /// What asked.
+    pub process: &'g ProcessEntry,
+    /// On whose behalf.
+    pub requester: &'g Requester,
+    /// The start of the case.
+    pub start: Verified<Start>,
+    /// The question.
+    pub vote_request: Verified<VoteRequest>,
+    /// The ballots, and what they come to.
+    pub recount: Recount,
+    /// The decision.
+    pub decision: Verified<Decision>,
+    /// What the approved action gave.
+    pub result: Option<ActionResult>,
+}
+
+/// An action that a bundle justifies: a signature over an artifact.
+#[derive(Clone, Debug)]
+pub struct ApprovedAction<'g> {
+    /// The step that acts.
+    pub step: &'g Step,
+    /// The operational key to be used.
+    pub key: &'g KeyEntry,
+    /// What it signs.
+    pub artifact: Artifact,
+    /// The moment from which it is too late (`act_within` after `decided`).
+    pub act_by: UnixMillis,
+}
+
+/// Verifies a bundle under `genesis`, its result too if there is one. A signature by a key in `revoked` is none.
+///
+/// # Errors
+/// [`BundleError`]
+pub fn verify<'g>(
+    genesis: &'g Genesis,
+    bundle: &Bundle,
+    revoked: &BTreeSet<Thumbprint>,
+) -> Result<VerifiedBundle<'g>, BundleError> {
+    const WHAT: &str = "bundle";
+    same(WHAT, Member::Version, &bundle.version, &Integer::saturating(1))?;
+    same(WHAT, Member::Deployment, &bundle.genesis, &genesis.id())?;
+    let changes = [bundle.contract_transitions.len(), bundle.key_transitions.len(), bundle.history.len()];
+    if changes != [0; 3] {
+        return Err(BundleError::Changes);
+    }
+    let (vote_request, contract) = verify_vote_request(genesis, &bundle.vote_request, revoked)?;
+    let Opening { start, process, requester } = {
+        let opening = verify_start(genesis, &bundle.start, revoked)?;
+        opening.verify_question(genesis, Question::from(&*vote_request))?;
+        opening
+    };
+    same(WHAT, Member::Policy, &Digest::of(&bundle.policy.0), &vote_request.policy)?;
+    same(WHAT, Member::Definition, &Digest::of(&bundle.definition.0), &vote_request.definition)?;
+    let recount = recount(genesis, &vote_request, &bundle.ballots, bundle.cancel.as_ref(), revoked)?;
+    let decision = verify_decision(&vote_request, contract, &recount, &bundle.decision, revoked)?;
+    verify_record(genesis, contract, &decision, &bundle.inclusion)?;
+    let result = bundle.result.clone();
+    let proof =
+        VerifiedBundle { contract, process, requester, start, vote_request, recount, decision, result };
+    if let Some(result) = &proof.result {
+        proof.verify_result(genesis, result, revoked)?;
+    }
+    Ok(proof)
+}
+
+impl<'g> VerifiedBundle<'g> {
+    /// What was asked.
+    pub fn subject(&self) -> &Subject {
+        &self.vote_request.subject
+    }
+
+    /// How the rule stood when it was decided.
+    pub fn rule(&self) -> Explanation {
+        let (policy, request) = (&self.contract.policy, &self.vote_request);
+        let mut tally = Tally::new(policy, Some(&request.requester), request.opened);
+        for (at, ballot) in &self.recount.ballots {
+            if let Some(voter) = policy.voter_by_name(&ballot.voter) {
+                tally.recount(voter, ballot.choice, *at);
+            }
+        }
+        tally.explain(self.decision.decided)
+    }
+
+    /// The action that this approval justifies.
+    ///
+    /// # Errors
+    /// [`BundleError::NotApproved`], [`BundleError::NothingToSign`], [`BundleError::NoAction`],
+    /// [`BundleError::Unknown`], [`BundleError::MayNotDecide`]
+    pub fn action(&self, genesis: &'g Genesis) -> Result<ApprovedAction<'g>, BundleError> {
+        let (request, decision) = (&self.vote_request, &self.decision);
+        if decision.outcome != Outcome::Approved {
+            return Err(BundleError::NotApproved(decision.outcome));
+        }
+        let kind = request.subject.kind();
+        let Subject::Sign { key, name, digest, .. } = &request.subject else {
+            return Err(BundleError::NothingToSign(kind));
+        };
+        let step = self.process.definition.act_on(&request.step);
+        let step = step.ok_or_else(|| BundleError::NoAction(request.step.clone()))?;
+        let key = genesis.key(key).ok_or_else(|| BundleError::Unknown { what: "key", name: key.clone() })?;
+        if key.governed_by != self.contract.name {
+            return Err(BundleError::MayNotDecide { contract: self.contract.name.clone(), kind });
+        }
+        let artifact = Artifact {
+            format: key.format,
+            name: name.clone(),
+            digest: *digest,
+            request: request.request,
+            policy: request.policy,
+            decision: decision.digest(),
+        };
+        let act_by = decision.decided.after(self.contract.policy.act_within());
+        Ok(ApprovedAction { step, key, artifact, act_by })
+    }
+
+    fn verify_result(
+        &self,
+        genesis: &'g Genesis,
+        result: &ActionResult,
+        revoked: &BTreeSet<Thumbprint>,
+    ) -> Result<(), BundleError> {
+        const WHAT: &str = "result";
+        let ApprovedAction { step, key, artifact, act_by } = self.action(genesis)?;
+        let thumbprint = key.key.thumbprint();
+        same(WHAT, Member::Key, &result.key, &key.name)?;
+        same(WHAT, Member::KeyVersion, &result.version, &KeyVersion::first())?;
+        same(WHAT, Member::PublicKey, &result.public_key.thumbprint(), &thumbprint)?;
+        same(WHAT, Member::Format, &result.format, &key.format)?;
+        if revoked.contains(&thumbprint) {
+            return Err(BundleError::Revoked { what: WHAT, key: thumbprint });
+        }
+        let signature = &result.signature.0;
+        artifact.verify(&key.key, signature).map_err(|_| BundleError::Result(key.name.clone()))?;
+        let header = verify_inclusion(WHAT, genesis, &self.process.chain, &result.inclusion)?;
+        match ProcessEvent::parse(&result.inclusion.event.0) {
+            Ok(ProcessEvent::ResultRecorded { case, step: done, request, result: output, .. })
+                if case == self.start.case
+                    && done == step.name
+                    && request == self.decision.request
+                    && output == Digest::of(signature) => {}
+            _ => return Err(BundleError::OtherRecord(WHAT)),
+        }
+        if header.time >= act_by {
+            return Err(BundleError::Lapsed);
+        }
+        Ok(())
+    }
+}
+
+/// Verifies that the contract signed what the ballots come to.
+fn verify_decision(
+    vote_request: &Verified<VoteRequest>,
+    contract: &ContractEntry,
+    recount: &Recount,
+    jws: &Jws,
+    revoked: &BTreeSet<Thumbprint>,
+) -> Result<Verified<Decision>, BundleError> {
+    const WHAT: &str = "decision";
+    let decision: Verified<Decision> = signed(WHAT, read(WHAT, jws)?, &contract.key, revoked)?;
+    same(WHAT, Member::Deployment, &decision.deployment, &vote_request.deployment)?;
+    same(WHAT, Member::Chain, &decision.chain, &contract.chain)?;
+    same(WHAT, Member::Contract, &decision.contract, &contract.name)?;
+    same(WHAT, Member::Request, &decision.request, &vote_request.request)?;
+    same(WHAT, Member::VoteRequest, &decision.vote_request, &vote_request.digest())?;
+    same(WHAT, Member::Policy, &decision.policy, &vote_request.policy)?;
+    same(WHAT, Member::KeyVersion, &decision.key_version, &vote_request.key_version)?;
+    recount.confirm(WHAT, decision.outcome, decision.decided, &decision.ballots)?;
+    Ok(decision)
+}
+
+/// Verifies that the decision is in the contract's log.
+fn verify_record(
+    genesis: &Genesis,
+    contract: &ContractEntry,
+    decision: &Verified<Decision>,
+    inclusion: &Inclusion,
+) -> Result<(), BundleError> {
+    const WHAT: &str = "decision";
+    verify_inclusion(WHAT, genesis, &contract.chain, inclusion)?;
+    match ConsensusEvent::parse(&inclusion.event.0) {
+        Ok(ConsensusEvent::DecisionRecorded { request, outcome, decision: digest, .. })
+            if request == decision.request && outcome == decision.outcome && digest == decision.digest() =>
+        {
+            Ok(())
+        }
+        _ => Err(BundleError::OtherRecord(WHAT)),
+    }
+}
+
+fn verify_inclusion(
+    what: &'static str,
+    genesis: &Genesis,
+    chain: &Name,
+    inclusion: &Inclusion,
+) -> Result<Header, BundleError> {
+    same(what, Member::Chain, &inclusion.chain, chain)?;
+    let entry =
+        genesis.chain(chain).ok_or_else(|| BundleError::Unknown { what: "log", name: chain.clone() })?;
+    let header = inclusion.verify(genesis.id(), &entry.validators);
+    header.map(|header| header.header().clone()).map_err(|source| BundleError::Inclusion { what, source })
+}
