@@ -6,5 +6,6 @@
 //! admin socket ─▶ pins (genesis, keys, trusted headers)
 //! ```
 
+pub mod duty;
 pub mod pins;
 pub mod signing;

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+pub use assent_consensus::artifact::ToSign;
 use assent_consensus::digest::{Digest, Tuple};
 use assent_consensus::jwk::Signature;
 use assent_consensus::message::{KeyVersion, RequestId};
@@ -63,25 +64,6 @@ impl fmt::Display for KeyName {
         match self {
             KeyName::Contract(name) => write!(f, "the key of contract `{name}`"),
             KeyName::Operational(name) => write!(f, "the key `{name}`"),
-        }
-    }
-}
-
-/// What a key is to sign.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ToSign {
-    /// A SHA-256 digest, as it is.
-    Digest(Digest),
-    /// Bytes; their SHA-256 is signed.
-    Message(Vec<u8>),
-}
-
-impl ToSign {
-    /// The digest that the device signs.
-    pub fn digest(&self) -> Digest {
-        match self {
-            ToSign::Digest(digest) => *digest,
-            ToSign::Message(bytes) => Digest::of(bytes),
         }
     }
 }

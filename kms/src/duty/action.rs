@@ -1,0 +1,118 @@
+//! Actions: what a verified decision approved, and nothing else, is signed with an operational key (invariant I2).
+
+use assent_consensus::bundle::{Bundle, VerifiedBundle, verify};
+use assent_consensus::digest::Digest;
+use assent_consensus::header::EventProof;
+use assent_consensus::message::RequestId;
+use assent_consensus::name::Name;
+use assent_consensus::subject::{Subject, SubjectKind};
+use assent_consensus::time::UnixMillis;
+use assent_consensus::vote::Outcome;
+
+use super::checker::{Checker, NOBODY, check_active, check_trusted};
+use super::order::{Prepared, orders_message};
+use super::refusal::Refused;
+use crate::signing::{KeyName, Purpose};
+
+/// What the process ledger says is to be done.
+pub(super) struct Claim {
+    pub(super) case: Name,
+    pub(super) step: Name,
+    pub(super) request: RequestId,
+    pub(super) decision: Digest,
+    pub(super) subject: Subject,
+}
+
+impl Checker {
+    /// Verifies that an action was approved and is due, and makes the bytes to be signed of the approved subject.
+    pub(super) fn action(
+        &self,
+        bundle: &Bundle,
+        due: &EventProof,
+        claim: &Claim,
+    ) -> Result<Prepared, Refused> {
+        if bundle.result.is_some() {
+            return Err(Refused::person(
+                "has-result",
+                "the bundle has a result: the action was done already",
+            ));
+        }
+        let approval = verify(&self.genesis, bundle, NOBODY)?;
+        self.check_event(&approval.process.chain, due, "duty")?;
+        self.check_approval(bundle, &approval)?;
+        let action = approval.action(&self.genesis)?;
+        check_claim(claim, &approval, &action.step.name)?;
+        self.check_act_by(claim.request, action.act_by)?;
+
+        let name = KeyName::Operational(action.key.name.clone());
+        let key = self.key(name.clone(), &action.key.key)?;
+        check_active(&name, &key)?;
+        let prepared = Prepared::artifact(&action.key.name, &key, action.artifact);
+        match self.recorded(Purpose::Action, claim.request)? {
+            Some(recorded) if recorded.order != prepared.order => {
+                let message = format!("another signature was recorded for the request `{}`", claim.request);
+                Err(Refused::person("other-action", message))
+            }
+            _ => Ok(prepared),
+        }
+    }
+
+    /// Checks what a bundle cannot show: that what the contract signed is what this KMS ordered, with a key that is still
+    /// trusted, that nobody who took part is suspended, and that this version can do what was approved.
+    fn check_approval(&self, bundle: &Bundle, approval: &VerifiedBundle<'_>) -> Result<(), Refused> {
+        let contract = approval.contract;
+        let key = self.contract_key(contract)?;
+        check_trusted(&KeyName::Contract(contract.name.clone()), &key)?;
+        self.check_own_vote_request(&approval.vote_request)?;
+        let request = approval.vote_request.request;
+        let decided = self.recorded(Purpose::Decision, request)?;
+        if decided.is_some_and(|recorded| !orders_message(&recorded.order, approval.decision.jws())) {
+            let message = format!("another decision was recorded for the request `{request}`");
+            return Err(Refused::person("other-decision", message));
+        }
+        self.check_not_suspended(approval.requester.key.thumbprint(), "start")?;
+        for ballot in &bundle.ballots {
+            self.check_not_suspended(ballot.jws.kid(), "ballot")?;
+        }
+        let kind = approval.subject().kind();
+        if approval.decision.outcome == Outcome::Approved && kind != SubjectKind::Sign {
+            let message = format!("this version of the KMS does not do what a `{kind}` asks for");
+            return Err(Refused::person("not-supported", message));
+        }
+        Ok(())
+    }
+
+    fn check_act_by(&self, request: RequestId, act_by: UnixMillis) -> Result<(), Refused> {
+        let now = (self.clock)();
+        if now < act_by {
+            return Ok(());
+        }
+        let message =
+            format!("what the request `{request}` approved was to be done before {act_by}, and it is {now}");
+        Err(Refused::person("lapsed", message))
+    }
+}
+
+/// Compares what the process ledger says is due with what the approval justifies.
+fn check_claim(claim: &Claim, approval: &VerifiedBundle<'_>, step: &Name) -> Result<(), Refused> {
+    let differs = |reason, what: &str| {
+        let message = format!("the duty names another {what} than the bundle that should justify it");
+        Err(Refused::person(reason, message))
+    };
+    if claim.request != approval.vote_request.request {
+        return differs("other-request", "request");
+    }
+    if claim.decision != approval.decision.digest() {
+        return differs("other-decision", "decision");
+    }
+    if claim.case != approval.start.case {
+        return differs("other-case", "case");
+    }
+    if claim.step != *step {
+        return differs("other-step", "step");
+    }
+    if claim.subject != *approval.subject() {
+        return differs("subject-differs", "subject");
+    }
+    Ok(())
+}

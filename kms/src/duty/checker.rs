@@ -1,0 +1,170 @@
+//! What every duty is checked against: pins, own clock, and the anchors of its batch.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use assent_consensus::duty::Duty;
+use assent_consensus::event::{ConsensusEvent, ProcessEvent};
+use assent_consensus::genesis::{ContractEntry, Genesis};
+use assent_consensus::header::EventProof;
+use assent_consensus::jwk::{PublicKey, Thumbprint};
+use assent_consensus::message::{KeyVersion, RequestId};
+use assent_consensus::name::Name;
+use assent_consensus::time::{Millis, UnixMillis};
+
+use super::anchors::BatchAnchors;
+use super::order::Prepared;
+use super::refusal::Refused;
+use super::vault::Vault;
+use crate::pins::{KeyState, PinnedKey};
+use crate::signing::{DutyId, KeyName, Purpose, Recorded};
+
+/// How far a moment on a ledger may lie ahead of the KMS's clock.
+pub(super) const AHEAD: Millis = Millis::from_secs(60);
+/// Keys that are suspended are looked at one by one, so that the refusal names them.
+pub(super) const NOBODY: &BTreeSet<Thumbprint> = &BTreeSet::new();
+
+/// What the duties of one batch are checked against.
+pub(super) struct Checker {
+    pub(super) genesis: Arc<Genesis>,
+    pub(super) vault: Arc<dyn Vault>,
+    pub(super) clock: Arc<dyn Fn() -> UnixMillis + Send + Sync>,
+    /// How long after the deadline an outcome that ballots made is signed without a person.
+    pub(super) grace: Millis,
+    pub(super) anchors: BatchAnchors,
+}
+
+/// A duty that was checked, and for which request it is said to be.
+pub(super) struct Verdict {
+    pub(super) purpose: Purpose,
+    /// Nothing if the event that says so cannot be read.
+    pub(super) request: Option<RequestId>,
+    pub(super) outcome: Result<Prepared, Refused>,
+}
+
+impl Checker {
+    /// Verifies a duty, and makes what is to be signed for it.
+    pub(super) fn check(&self, duty: &Duty) -> Verdict {
+        let (purpose, due) = match duty {
+            Duty::VoteRequest { due, .. } => (Purpose::VoteRequest, due),
+            Duty::Decision { due, .. } => (Purpose::Decision, due),
+            Duty::Action { due, .. } => (Purpose::Action, due),
+        };
+        let (request, outcome) = match duty {
+            Duty::VoteRequest { start, call, .. } => match consensus_event(due) {
+                Ok(ConsensusEvent::VoteRequestDue { request }) => {
+                    (Some(request), self.vote_request(start, call, due, request))
+                }
+                other => (None, Err(other_event(other, "vote-request-due"))),
+            },
+            Duty::Decision { vote_request, ballots, cancel, .. } => match consensus_event(due) {
+                Ok(ConsensusEvent::DecisionDue { request, outcome, ballots: root, decided }) => {
+                    let claim = super::decision::Claim { request, outcome, root, decided };
+                    (Some(request), self.decision(vote_request, ballots, cancel.as_ref(), due, &claim))
+                }
+                other => (None, Err(other_event(other, "decision-due"))),
+            },
+            Duty::Action { bundle, .. } => match process_event(due) {
+                Ok(ProcessEvent::ActionDue { case, step, request, decision, subject }) => {
+                    let claim = super::action::Claim { case, step, request, decision, subject };
+                    (Some(request), self.action(bundle, due, &claim))
+                }
+                other => (None, Err(other_event(other, "action-due"))),
+            },
+        };
+        Verdict { purpose, request, outcome }
+    }
+
+    /// Verifies that an event is final on the line of headers that this KMS trusts.
+    pub(super) fn check_event(&self, chain: &Name, proof: &EventProof, what: &str) -> Result<(), Refused> {
+        let Some(anchor) = self.anchors.of(chain) else {
+            let message = format!("the batch has no header of the log `{chain}`, which the {what} needs");
+            return Err(Refused::person("no-finality", message));
+        };
+        match anchor.check(proof) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let message = format!("the {what} is not shown to be in the log `{chain}`: {error}");
+                Err(Refused::person(error.reason(), message))
+            }
+        }
+    }
+
+    /// The key of a contract, which must be the one that genesis names.
+    pub(super) fn contract_key(&self, contract: &ContractEntry) -> Result<PinnedKey, Refused> {
+        self.key(KeyName::Contract(contract.name.clone()), &contract.key)
+    }
+
+    /// A key of the pinned deployment, which must be the one that genesis names.
+    pub(super) fn key(&self, name: KeyName, expected: &PublicKey) -> Result<PinnedKey, Refused> {
+        match self.vault.key(&name) {
+            Some(key) if key.public_key == *expected => Ok(key),
+            Some(key) => {
+                let found = key.public_key.thumbprint();
+                let message = format!("{name} is `{found}` here, and `{}` in genesis", expected.thumbprint());
+                Err(Refused::person("other-key", message))
+            }
+            None => Err(Refused::person("unknown-key", format!("{name} is not on this KMS"))),
+        }
+    }
+
+    /// What is on disk about a duty.
+    pub(super) fn recorded(&self, purpose: Purpose, request: RequestId) -> Result<Option<Recorded>, Refused> {
+        Ok(self.vault.recorded(DutyId::of(purpose, request))?)
+    }
+
+    /// Refuses what a suspended key has signed.
+    pub(super) fn check_not_suspended(&self, key: Thumbprint, what: &str) -> Result<(), Refused> {
+        if !self.vault.is_suspended(key) {
+            return Ok(());
+        }
+        let message = format!("the {what} is by the key `{key}`, which a person has suspended on this KMS");
+        Err(Refused::person("suspended", message))
+    }
+}
+
+/// Refuses a key that is in no state to sign.
+pub(super) fn check_active(name: &KeyName, key: &PinnedKey) -> Result<(), Refused> {
+    match key.state {
+        KeyState::Active => Ok(()),
+        state => Err(not_in_use(name, key.version, state)),
+    }
+}
+
+/// Refuses what was signed with a key that is not trusted any more.
+pub(super) fn check_trusted(name: &KeyName, key: &PinnedKey) -> Result<(), Refused> {
+    match key.state {
+        KeyState::Active | KeyState::Deactivated | KeyState::Destroyed => Ok(()),
+        state @ (KeyState::PreActivation | KeyState::Suspended | KeyState::Compromised) => {
+            Err(not_in_use(name, key.version, state))
+        }
+    }
+}
+
+fn not_in_use(name: &KeyName, version: KeyVersion, state: KeyState) -> Refused {
+    let reason = match state {
+        KeyState::Suspended => "key-suspended",
+        KeyState::Compromised => "key-compromised",
+        _ => "key-not-active",
+    };
+    Refused::person(reason, format!("version {version} of {name} is {state}: nothing is signed on its word"))
+}
+
+fn consensus_event(proof: &EventProof) -> Result<ConsensusEvent, Refused> {
+    ConsensusEvent::parse(&proof.event.0).map_err(unreadable)
+}
+
+pub(super) fn process_event(proof: &EventProof) -> Result<ProcessEvent, Refused> {
+    ProcessEvent::parse(&proof.event.0).map_err(unreadable)
+}
+
+fn unreadable(error: impl std::fmt::Display) -> Refused {
+    Refused::person("malformed-event", format!("the event cannot be read: {error}"))
+}
+
+fn other_event<E>(event: Result<E, Refused>, expected: &str) -> Refused {
+    match event {
+        Err(refused) => refused,
+        Ok(_) => Refused::person("other-event", format!("the event is no `{expected}`")),
+    }
+}

@@ -1,0 +1,207 @@
+//! The engine: it takes a batch of duties, verifies them on as many threads as the machine has cores, has all of them signed
+//! at once, and answers each.
+
+use std::sync::Arc;
+use std::thread::available_parallelism;
+
+use assent_consensus::duty::{BATCH_LIMIT, Duty, DutyAnswer, DutyBatch, DutyReport, TrustedHeaders};
+use assent_consensus::genesis::Genesis;
+use assent_consensus::message::{DeploymentId, RequestId};
+use assent_consensus::time::{Millis, UnixMillis};
+use tokio::sync::Semaphore;
+use tokio::task::{JoinSet, spawn_blocking};
+
+use super::anchors::{Anchors, BatchAnchors};
+use super::checker::{Checker, Verdict};
+use super::order::Prepared;
+use super::refusal::{BatchRefusal, Refusals, Refused};
+use super::vault::{KmsVault, Vault};
+use super::vote_request::other_vote_request;
+use crate::pins::Pins;
+use crate::signing::{DutyId, Purpose, Signing, SigningError};
+
+/// The most batches that are under way at once; what comes above is told to come again.
+pub(super) const QUEUE_LIMIT: usize = 256;
+
+/// Verifies duties and has them signed.
+pub struct Engine {
+    desk: Arc<Desk>,
+    queue: Semaphore,
+}
+
+/// What the threads and tasks of an engine share.
+struct Desk {
+    vault: Arc<dyn Vault>,
+    clock: Arc<dyn Fn() -> UnixMillis + Send + Sync>,
+    grace: Millis,
+    anchors: Anchors,
+    refusals: Refusals,
+    /// One permit for each core: more threads than that verify nothing faster.
+    cores: Arc<Semaphore>,
+}
+
+impl Engine {
+    /// An engine that goes by `pins` and `clock`. `grace` is how long after a deadline an outcome that ballots made is
+    /// signed without a person.
+    pub fn new(
+        pins: Pins,
+        signing: Arc<Signing>,
+        clock: Arc<dyn Fn() -> UnixMillis + Send + Sync>,
+        grace: Millis,
+    ) -> Engine {
+        Engine::with(Arc::new(KmsVault { pins, signing }), clock, grace)
+    }
+
+    pub(super) fn with(
+        vault: Arc<dyn Vault>,
+        clock: Arc<dyn Fn() -> UnixMillis + Send + Sync>,
+        grace: Millis,
+    ) -> Engine {
+        let cores = Arc::new(Semaphore::new(available_parallelism().map_or(1, usize::from)));
+        let (anchors, refusals) = (Anchors::default(), Refusals::default());
+        let desk = Arc::new(Desk { vault, clock, grace, anchors, refusals, cores });
+        Engine { desk, queue: Semaphore::new(QUEUE_LIMIT) }
+    }
+
+    /// The deployment that this KMS was pinned to.
+    pub fn deployment(&self) -> Option<DeploymentId> {
+        self.desk.vault.genesis().map(|genesis| genesis.id())
+    }
+
+    /// The last trusted header of each ledger.
+    pub fn trusted(&self) -> TrustedHeaders {
+        self.desk.vault.trusted()
+    }
+
+    /// Does the duties of a batch, each on its own: one that is refused does not hinder the others. The answers are in the
+    /// batch's order.
+    ///
+    /// # Errors
+    /// [`BatchRefusal`]; nothing was signed then.
+    pub async fn perform(&self, batch: DutyBatch) -> Result<DutyReport, BatchRefusal> {
+        let _turn = self.queue.try_acquire().map_err(|_| BatchRefusal::Busy)?;
+        let desk = &self.desk;
+        let genesis = desk.vault.genesis().ok_or(BatchRefusal::NotPinned)?;
+        let DutyBatch { finality, mut duties } = batch;
+        if duties.len() > BATCH_LIMIT {
+            return Err(BatchRefusal::TooManyDuties(duties.len()));
+        }
+        let anchors = match desk.anchors.known(&finality) {
+            Some(anchors) => anchors,
+            None => {
+                let genesis = genesis.clone();
+                desk.on_a_core(move |desk| desk.anchors.verify(&genesis, &*desk.vault, finality))
+                    .await
+                    .ok_or(BatchRefusal::Broken)??
+            }
+        };
+        let checker = Arc::new(desk.checker(genesis, anchors));
+        if duties.len() == 1
+            && let Some(duty) = duties.pop()
+        {
+            return Ok(DutyReport { answers: vec![desk.perform(checker, duty).await] });
+        }
+        let mut tasks = JoinSet::new();
+        let mut answers: Vec<Option<DutyAnswer>> = Vec::new();
+        for (place, duty) in duties.into_iter().enumerate() {
+            let (desk, checker) = (desk.clone(), checker.clone());
+            answers.push(None);
+            tasks.spawn(async move { (place, desk.perform(checker, duty).await) });
+        }
+        while let Some(done) = tasks.join_next().await {
+            // A task that broke off leaves its place empty.
+            if let Ok((place, answer)) = done {
+                answers[place] = Some(answer);
+            }
+        }
+        let answers = answers.into_iter().map(|answer| answer.unwrap_or_else(|| broken().answer()));
+        Ok(DutyReport { answers: answers.collect() })
+    }
+}
+
+impl Desk {
+    fn checker(&self, genesis: Arc<Genesis>, anchors: BatchAnchors) -> Checker {
+        let (vault, clock) = (self.vault.clone(), self.clock.clone());
+        Checker { genesis, vault, clock, grace: self.grace, anchors }
+    }
+
+    async fn perform(self: &Arc<Self>, checker: Arc<Checker>, duty: Duty) -> DutyAnswer {
+        let verdict = self.on_a_core(move |_| checker.check(&duty)).await;
+        let Some(Verdict { purpose, request, outcome }) = verdict else { return broken().answer() };
+        let refused = match outcome {
+            Ok(prepared) => match self.sign(prepared).await {
+                Ok(answer) => return answer,
+                Err(refused) => refused,
+            },
+            Err(refused) => refused,
+        };
+        let reason = refused.reason;
+        match request {
+            Some(request) => {
+                tracing::warn!(purpose = purpose.as_str(), %request, reason, "refused: {}", refused.message);
+                if refused.is_verdict {
+                    self.record(purpose, request, &refused).await;
+                }
+            }
+            None => tracing::warn!(purpose = purpose.as_str(), reason, "refused: {}", refused.message),
+        }
+        refused.answer()
+    }
+
+    async fn sign(&self, prepared: Prepared) -> Result<DutyAnswer, Refused> {
+        let (purpose, request) = (prepared.order.purpose, prepared.order.request);
+        match self.vault.sign(prepared.order.clone()).await {
+            Ok(signed) => prepared.answer(&signed).ok_or_else(broken),
+            // The same vote request was asked for twice at once, and each was built with its own time: the first counts.
+            Err(SigningError::Conflict { .. }) if purpose == Purpose::VoteRequest => {
+                let recorded = self.vault.recorded(prepared.order.duty())?.ok_or(SigningError::Busy)?;
+                let first = prepared.as_ordered(recorded.order).ok_or_else(|| other_vote_request(request))?;
+                let signed = self.vault.sign(first.order.clone()).await?;
+                first.answer(&signed).ok_or_else(broken)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Puts a refusal into the audit log, once.
+    async fn record(&self, purpose: Purpose, request: RequestId, refused: &Refused) {
+        let duty = DutyId::of(purpose, request);
+        if !self.refusals.note(duty, refused.reason) {
+            return;
+        }
+        let recorded = self.vault.record_refusal(purpose, request, refused.reason, &refused.message).await;
+        if let Err(error) = recorded {
+            self.refusals.forget(duty, refused.reason);
+            tracing::error!(%request, "a refusal is not in the audit log: {error}");
+        }
+    }
+
+    /// Runs work that keeps a core busy, when one is free; nothing if it broke off.
+    async fn on_a_core<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Desk) -> T + Send + 'static,
+    ) -> Option<T> {
+        let core = self.cores.clone().acquire_owned().await.ok()?;
+        let desk = self.clone();
+        let done = spawn_blocking(move || {
+            let done = work(&desk);
+            drop(core);
+            done
+        });
+        match done.await {
+            Ok(done) => Some(done),
+            Err(error) => {
+                tracing::error!("the verification broke off: {error}");
+                None
+            }
+        }
+    }
+}
+
+/// The answer to a duty whose verification broke off: an error of this program, so nothing is signed.
+fn broken() -> Refused {
+    Refused {
+        is_verdict: false,
+        ..Refused::person("broken", "the verification broke off; the KMS's own log says where")
+    }
+}

@@ -1,0 +1,86 @@
+//! What the verification of duties needs of the rest of the KMS: pins to go by, and the one way to a signature.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use assent_consensus::duty::TrustedHeaders;
+use assent_consensus::genesis::Genesis;
+use assent_consensus::header::TrustedHeader;
+use assent_consensus::jwk::Thumbprint;
+use assent_consensus::message::RequestId;
+use assent_consensus::name::Name;
+
+use crate::pins::{PinnedKey, Pins};
+use crate::signing::{DutyId, KeyName, Order, Purpose, Recorded, SignedOrder, Signing, SigningError};
+
+/// What comes later.
+pub(super) type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Pins and signing, as duties see them. The methods are those of [`Pins`] and [`Signing`].
+pub(super) trait Vault: Send + Sync {
+    fn genesis(&self) -> Option<Arc<Genesis>>;
+    fn key(&self, name: &KeyName) -> Option<PinnedKey>;
+    fn is_suspended(&self, voter: Thumbprint) -> bool;
+    fn is_released(&self, request: RequestId) -> bool;
+    fn trusted(&self) -> TrustedHeaders;
+    fn advance_trusted(&self, chain: &Name, trusted: TrustedHeader) -> Result<(), SigningError>;
+    fn recorded(&self, duty: DutyId) -> Result<Option<Recorded>, SigningError>;
+    fn sign(&self, order: Order) -> Later<'_, Result<SignedOrder, SigningError>>;
+    fn record_refusal<'a>(
+        &'a self,
+        purpose: Purpose,
+        request: RequestId,
+        reason: &'a str,
+        message: &'a str,
+    ) -> Later<'a, Result<(), SigningError>>;
+}
+
+/// The vault of the daemon.
+pub(super) struct KmsVault {
+    pub(super) pins: Pins,
+    pub(super) signing: Arc<Signing>,
+}
+
+impl Vault for KmsVault {
+    fn genesis(&self) -> Option<Arc<Genesis>> {
+        self.pins.genesis()
+    }
+
+    fn key(&self, name: &KeyName) -> Option<PinnedKey> {
+        self.pins.key(name)
+    }
+
+    fn is_suspended(&self, voter: Thumbprint) -> bool {
+        self.pins.is_suspended(voter)
+    }
+
+    fn is_released(&self, request: RequestId) -> bool {
+        self.pins.is_released(request)
+    }
+
+    fn trusted(&self) -> TrustedHeaders {
+        self.pins.trusted()
+    }
+
+    fn advance_trusted(&self, chain: &Name, trusted: TrustedHeader) -> Result<(), SigningError> {
+        self.pins.advance_trusted(chain, trusted)
+    }
+
+    fn recorded(&self, duty: DutyId) -> Result<Option<Recorded>, SigningError> {
+        self.signing.recorded(duty)
+    }
+
+    fn sign(&self, order: Order) -> Later<'_, Result<SignedOrder, SigningError>> {
+        Box::pin(self.signing.sign(order))
+    }
+
+    fn record_refusal<'a>(
+        &'a self,
+        purpose: Purpose,
+        request: RequestId,
+        reason: &'a str,
+        message: &'a str,
+    ) -> Later<'a, Result<(), SigningError>> {
+        Box::pin(self.signing.record_refusal(purpose, request, reason, message))
+    }
+}

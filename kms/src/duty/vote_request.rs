@@ -1,0 +1,81 @@
+//! Vote requests: the KMS builds them itself, from what it verified to be asked.
+
+use assent_consensus::bundle::{Question, verify_start};
+use assent_consensus::event::{Call, ProcessEvent};
+use assent_consensus::genesis::ContractEntry;
+use assent_consensus::header::EventProof;
+use assent_consensus::jws::Jws;
+use assent_consensus::message::{RequestId, VoteRequest};
+
+use super::checker::{Checker, NOBODY, check_active, process_event};
+use super::order::Prepared;
+use super::refusal::Refused;
+use crate::pins::PinnedKey;
+use crate::signing::{KeyName, Purpose};
+
+impl Checker {
+    /// Verifies that a vote request is due, and builds it: opened now. One that was ordered before is ordered again as it
+    /// was, whatever the time.
+    pub(super) fn vote_request(
+        &self,
+        start: &Jws,
+        call: &EventProof,
+        due: &EventProof,
+        request: RequestId,
+    ) -> Result<Prepared, Refused> {
+        let ProcessEvent::Call(asked) = process_event(call)? else {
+            return Err(Refused::person("other-event", "the event of the process log is no `call`"));
+        };
+        let opening = verify_start(&self.genesis, start, NOBODY)?;
+        self.check_not_suspended(opening.requester.key.thumbprint(), "start")?;
+        let contract = opening.verify_question(&self.genesis, Question::from(&asked))?;
+        let calling_chain = &opening.process.chain;
+        self.check_event(calling_chain, call, "call")?;
+        self.check_event(&contract.chain, due, "duty")?;
+        let called = asked.request(self.genesis.id(), calling_chain);
+        if called != request {
+            let message = format!("the call makes the request `{called}`, and the duty is for `{request}`");
+            return Err(Refused::person("other-request", message));
+        }
+        let key = self.contract_key(contract)?;
+        check_active(&KeyName::Contract(contract.name.clone()), &key)?;
+        let prepared = Prepared::message(&key, self.build(asked, request, contract, &key));
+        match self.recorded(Purpose::VoteRequest, request)? {
+            None => Ok(prepared),
+            Some(recorded) => prepared.as_ordered(recorded.order).ok_or_else(|| other_vote_request(request)),
+        }
+    }
+
+    fn build(
+        &self,
+        asked: Call,
+        request: RequestId,
+        contract: &ContractEntry,
+        key: &PinnedKey,
+    ) -> VoteRequest {
+        let opened = (self.clock)();
+        VoteRequest {
+            deployment: self.genesis.id(),
+            chain: contract.chain.clone(),
+            contract: asked.contract,
+            request,
+            policy: contract.policy.digest(),
+            process: asked.process,
+            definition: asked.definition,
+            case: asked.case,
+            step: asked.step,
+            attempt: asked.attempt,
+            requester: asked.requester,
+            start: asked.start,
+            subject: asked.subject,
+            opened,
+            deadline: opened.after(contract.policy.deadline()),
+            key_version: key.version,
+        }
+    }
+}
+
+pub(super) fn other_vote_request(request: RequestId) -> Refused {
+    let message = format!("another vote request was recorded to be signed for the request `{request}`");
+    Refused::person("other-vote-request", message)
+}
