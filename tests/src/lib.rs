@@ -1,1 +1,13 @@
-//! Assent.
+//! Whole-system tests of Assent: what they share.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`campaign`] | counts what passed and failed in a long hunt, and prints how to repeat a failure |
+//! | [`chance`] | numbers by chance that a seed repeats |
+//! | [`program`] | where the real programs are |
+//! | [`rules`] | the hunt for policies whose ballots two evaluators count differently |
+
+pub mod campaign;
+pub mod chance;
+pub mod program;
+pub mod rules;

@@ -1,0 +1,50 @@
+//! `assent-campaign`: long hunts for what no example would show. `scripts/campaign` builds and runs it.
+
+use std::process::ExitCode;
+
+use assent_tests::{chance, rules};
+use clap::{Args, Parser, Subcommand};
+
+/// Long hunts; each ends with "N passed, N failed", and says how to repeat what failed
+#[derive(Parser)]
+#[command(name = "assent-campaign", version)]
+struct Arguments {
+    #[command(subcommand)]
+    campaign: Campaign,
+}
+
+#[derive(Subcommand)]
+enum Campaign {
+    /// Policies and ballots by chance: `assent policy simulate` against an evaluator that reads the rules as they are written
+    Rules(#[command(flatten)] Extent),
+}
+
+#[derive(Args)]
+struct Extent {
+    /// How many trials
+    #[arg(long)]
+    count: Option<u64>,
+    /// The first trial's number; those that follow count on from it [default: by the clock]
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+impl Extent {
+    fn count(&self, default: u64) -> u64 {
+        self.count.unwrap_or(default)
+    }
+
+    fn seed(&self) -> u64 {
+        self.seed.unwrap_or_else(chance::fresh_seed)
+    }
+}
+
+fn main() -> ExitCode {
+    let ended = match Arguments::parse().campaign {
+        Campaign::Rules(extent) => rules::run(extent.count(1_000), extent.seed()),
+    };
+    ended.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
