@@ -6,8 +6,10 @@
 //! | [`chance`] | numbers by chance that a seed repeats |
 //! | [`program`] | where the real programs are |
 //! | [`rules`] | the hunt for policies whose ballots two evaluators count differently |
+//! | [`second_verifier`] | the script that checks bundles with a stock JOSE library |
 
 pub mod campaign;
 pub mod chance;
 pub mod program;
 pub mod rules;
+pub mod second_verifier;

@@ -9,12 +9,7 @@ use anyhow::{Context, Result, bail};
 /// # Errors
 /// It is not built; the message says what builds it.
 pub fn find(name: &str) -> Result<PathBuf> {
-    let here = std::env::current_exe().context("this program does not know where it is")?;
-    let mut directory = here.parent().context("this program is in no directory")?;
-    // Test programs are one directory deeper.
-    if directory.file_name().is_some_and(|name| name == "deps") {
-        directory = directory.parent().context("`deps` is in no directory")?;
-    }
+    let directory = directory()?;
     let program = directory.join(name);
     if !program.is_file() {
         let profile =
@@ -22,4 +17,21 @@ pub fn find(name: &str) -> Result<PathBuf> {
         bail!("`{}` is not built; `cargo build{profile} --workspace --bins` builds it", program.display());
     }
     Ok(program)
+}
+
+/// The directory of all that is built.
+///
+/// # Errors
+/// The running program is in no such directory.
+pub fn target_directory() -> Result<PathBuf> {
+    Ok(directory()?.parent().context("programs are built into a directory of their own")?.to_owned())
+}
+
+fn directory() -> Result<PathBuf> {
+    let here = std::env::current_exe().context("this program does not know where it is")?;
+    let directory = here.parent().context("this program is in no directory")?;
+    // Test programs are one directory deeper.
+    let is_deeper = directory.file_name().is_some_and(|name| name == "deps");
+    let directory = if is_deeper { directory.parent() } else { Some(directory) };
+    Ok(directory.context("`deps` is in no directory")?.to_owned())
 }

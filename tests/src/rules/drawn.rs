@@ -352,7 +352,8 @@ impl Choice {
 
 /// In the largest unit that fits.
 fn duration(milliseconds: u64) -> String {
-    let (unit, word) = UNITS.iter().rev().find(|(unit, _)| milliseconds.is_multiple_of(*unit)).expect("1 divides all");
+    let (unit, word) =
+        UNITS.iter().rev().find(|(unit, _)| milliseconds.is_multiple_of(*unit)).expect("1 divides all");
     format!("{}{word}", milliseconds / unit)
 }
 
