@@ -202,3 +202,6 @@ struct EnvelopeSignature {
     keyid: Thumbprint,
     sig: String,
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{self, Digest as LcDigest};
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_FIXED, ParsedPublicKey};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ParsedPublicKey};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::digest::Digest;
@@ -92,17 +92,6 @@ impl PublicKey {
         let digest =
             LcDigest::import_less_safe(digest.as_bytes(), &digest::SHA256).map_err(|_| BadSignature)?;
         self.parsed.verify_digest_sig(&digest, signature).map_err(|_| BadSignature)
-    }
-
-    /// The same, with the signature as a DER-encoded ECDSA-Sig-Value (RFC 3279 section 2.2.3).
-    ///
-    /// # Errors
-    /// [`BadSignature`], also if the signature is not DER.
-    pub fn verify_digest_der(&self, digest: &Digest, signature: &[u8]) -> Result<(), BadSignature> {
-        let key = ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, self.point).map_err(|_| BadSignature)?;
-        let digest =
-            LcDigest::import_less_safe(digest.as_bytes(), &digest::SHA256).map_err(|_| BadSignature)?;
-        key.verify_digest_sig(&digest, signature).map_err(|_| BadSignature)
     }
 }
 

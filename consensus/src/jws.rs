@@ -429,3 +429,6 @@ impl<P: Payload> Unsigned<P> {
         Signed { jws, payload: self.payload }.verify(key)
     }
 }
+
+#[cfg(test)]
+mod tests;

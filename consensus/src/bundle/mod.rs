@@ -108,3 +108,6 @@ impl ActionResult {
         ActionResult { key, version, public_key, format, signature, inclusion }
     }
 }
+
+#[cfg(test)]
+mod tests;

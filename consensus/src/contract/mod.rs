@@ -21,7 +21,7 @@ pub mod record;
 mod registry;
 mod request;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use crate::event::EventBytes;
 use crate::header::ProofError;

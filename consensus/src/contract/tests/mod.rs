@@ -3,4 +3,4 @@
 mod consensus;
 mod process;
 mod random;
-mod world;
+pub(crate) mod world;

@@ -188,6 +188,24 @@ fn a_result_must_be_what_was_approved() {
 }
 
 #[test]
+fn a_result_is_verified_in_every_format() {
+    use crate::subject::SignatureFormat::{Der, Dsse, Jws, Raw};
+    for format in [Der, Raw, Dsse, Jws] {
+        let mut world = World::signing(format);
+        let request = world.open("release-signing", "a");
+        world.approve(request);
+        let good = world.output_of("a");
+        let other = world.output_of("b");
+        assert_eq!(code(world.result(request, other)), "bad-signature", "{format}");
+        let mut broken = good.clone();
+        *broken.signature.0.last_mut().unwrap() ^= 1;
+        assert_eq!(code(world.result(request, broken)), "bad-signature", "{format}");
+        world.result(request, good).unwrap();
+        assert_eq!(outcome(&world, "a"), Some(CaseOutcome::Done), "{format}");
+    }
+}
+
+#[test]
 fn a_step_asks_again_after_it_expired_and_then_goes_on() {
     let mut world = World::new();
     for (attempt, step) in [(1, "question"), (2, "question"), (1, "appeal")] {

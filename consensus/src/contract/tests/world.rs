@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use p256::ecdsa::signature::Signer;
 use p256::ecdsa::signature::hazmat::PrehashSigner;
-use p256::ecdsa::{Signature as P256Signature, SigningKey};
+use p256::ecdsa::{Signature as P256Signature, SigningKey, VerifyingKey};
 
+use crate::artifact::Artifact;
 use crate::bundle::ActionOutput;
 use crate::contract::consensus::ConsensusContracts;
 use crate::contract::process::ProcessContracts;
@@ -17,7 +18,7 @@ use crate::digest::Digest;
 use crate::encoding::{self, Bytes};
 use crate::event::{ConsensusEvent, EventBytes, ProcessEvent};
 use crate::genesis::{
-    ChainDocument, ContractDocument, Genesis, GenesisDocument, KeyDocument, ProcessDocument,
+    ChainDocument, ContractDocument, Genesis, GenesisDocument, KeyDocument, ProcessDocument, Recovery,
 };
 use crate::header::{
     Certificate, CommitSignature, Header, Inclusion, SealedHeader, Validators, commit_digest,
@@ -33,11 +34,11 @@ use crate::time::{Millis, UnixMillis};
 use crate::transaction::{Carrier, Transaction};
 use crate::vote::Choice;
 
-pub(super) const HOUR: u64 = 3_600_000;
-pub(super) const DAY: u64 = 24 * HOUR;
+pub(crate) const HOUR: u64 = 3_600_000;
+pub(crate) const DAY: u64 = 24 * HOUR;
 const BEGIN: u64 = 1_800_000_000_000;
 
-pub(super) fn name(text: &str) -> Name {
+pub(crate) fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
 
@@ -46,26 +47,30 @@ fn number(value: u64) -> Integer {
 }
 
 /// A key pair.
-pub(super) struct Key {
+pub(crate) struct Key {
     secret: SigningKey,
-    pub(super) public: PublicKey,
+    pub(crate) public: PublicKey,
 }
 
 impl Key {
-    pub(super) fn new(seed: u8) -> Key {
+    pub(crate) fn new(seed: u8) -> Key {
         let secret = SigningKey::from_slice(&[seed; 32]).unwrap();
         let point = secret.verifying_key().to_sec1_point(false);
         Key { public: PublicKey::from_point(point.as_bytes().try_into().unwrap()).unwrap(), secret }
     }
 
-    pub(super) fn sign<P: Payload>(&self, payload: P) -> Jws {
+    pub(crate) fn sign<P: Payload>(&self, payload: P) -> Jws {
         let unsigned = Unsigned::new(self.public.thumbprint(), payload);
         let signature: P256Signature = self.secret.sign(unsigned.signing_input());
         unsigned.attach(&signature.to_bytes().into(), &self.public).unwrap().jws().clone()
     }
 
-    pub(super) fn sign_digest(&self, digest: &Digest) -> P256Signature {
+    pub(crate) fn sign_digest(&self, digest: &Digest) -> P256Signature {
         self.secret.sign_prehash(digest.as_bytes()).unwrap()
+    }
+
+    pub(crate) fn verifier(&self) -> &VerifyingKey {
+        self.secret.verifying_key()
     }
 
     fn toml(&self) -> String {
@@ -77,7 +82,7 @@ impl Key {
 
 /// State in memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Memory(pub(super) BTreeMap<Vec<u8>, Vec<u8>>);
+pub(crate) struct Memory(pub(crate) BTreeMap<Vec<u8>, Vec<u8>>);
 
 impl State for Memory {
     fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
@@ -106,10 +111,10 @@ struct Block {
 }
 
 /// One ledger.
-pub(super) struct Ledger {
-    pub(super) contracts: Box<dyn Contract>,
-    pub(super) chain: Name,
-    pub(super) state: Memory,
+pub(crate) struct Ledger {
+    pub(crate) contracts: Box<dyn Contract>,
+    pub(crate) chain: Name,
+    pub(crate) state: Memory,
     genesis: Arc<Genesis>,
     validator: Key,
     blocks: Vec<Block>,
@@ -128,12 +133,12 @@ impl Ledger {
         }
     }
 
-    pub(super) fn height(&self) -> u64 {
+    pub(crate) fn height(&self) -> u64 {
         self.blocks.len() as u64
     }
 
     /// Makes a block at `time`; a rejected transaction must not have written anything.
-    pub(super) fn block(
+    pub(crate) fn block(
         &mut self,
         time: UnixMillis,
         transactions: &[Vec<u8>],
@@ -198,8 +203,14 @@ impl Ledger {
         self.blocks.push(Block { header, certificate, events });
     }
 
+    /// A block with an event that no contract told; gives its proof.
+    pub(crate) fn record(&mut self, time: UnixMillis, event: EventBytes) -> Inclusion {
+        self.seal(time, vec![event]);
+        self.inclusion(self.height(), 0)
+    }
+
     /// The proof of an event of a block.
-    pub(super) fn inclusion(&self, height: u64, index: usize) -> Inclusion {
+    pub(crate) fn inclusion(&self, height: u64, index: usize) -> Inclusion {
         let Block { header, certificate, events } = &self.blocks[height as usize - 1];
         let leaves: Vec<Digest> = events.iter().map(|event| merkle::leaf_hash(&event.0)).collect();
         Inclusion {
@@ -213,41 +224,46 @@ impl Ledger {
         }
     }
 
-    pub(super) fn events(&self, height: u64) -> &[EventBytes] {
+    pub(crate) fn events(&self, height: u64) -> &[EventBytes] {
         &self.blocks[height as usize - 1].events
     }
 
     /// All events since genesis, each as text.
-    pub(super) fn story(&self) -> Vec<String> {
+    pub(crate) fn story(&self) -> Vec<String> {
         let events = self.blocks.iter().flat_map(|block| &block.events);
         events.map(|event| String::from_utf8(event.0.clone()).unwrap()).collect()
     }
 
     /// The types of all events since genesis.
-    pub(super) fn types(&self) -> Vec<String> {
+    pub(crate) fn types(&self) -> Vec<String> {
         let typ = |event: &String| event.split('"').nth(3).unwrap().to_owned();
         self.story().iter().map(typ).collect()
     }
 }
 
 /// Everybody.
-pub(super) struct World {
-    pub(super) genesis: Arc<Genesis>,
-    pub(super) processes: Ledger,
-    pub(super) consensus: Ledger,
-    pub(super) now: u64,
-    pub(super) requester: Key,
-    pub(super) contract: Key,
-    pub(super) board: Key,
-    pub(super) release: Key,
-    pub(super) voters: Vec<Key>,
-    pub(super) stranger: Key,
+pub(crate) struct World {
+    pub(crate) genesis: Arc<Genesis>,
+    pub(crate) processes: Ledger,
+    pub(crate) consensus: Ledger,
+    pub(crate) now: u64,
+    pub(crate) requester: Key,
+    pub(crate) contract: Key,
+    pub(crate) board: Key,
+    pub(crate) release: Key,
+    pub(crate) voters: Vec<Key>,
+    pub(crate) stranger: Key,
 }
 
 impl World {
     /// `release-approval` decides on files for two processes: two of three `engineers`, one of whom, `ci`, may start
     /// cases. `board` decides on records: the counsel first, then nobody of two officers against it for an hour.
-    pub(super) fn new() -> World {
+    pub(crate) fn new() -> World {
+        World::signing(SignatureFormat::Der)
+    }
+
+    /// The same, with a release key whose signatures are of this format.
+    pub(crate) fn signing(format: SignatureFormat) -> World {
         let (requester, contract, board, release) = (Key::new(1), Key::new(2), Key::new(3), Key::new(4));
         let validators = [Key::new(5), Key::new(6)];
         let voters: Vec<Key> = (10..16).map(Key::new).collect();
@@ -296,10 +312,10 @@ impl World {
         let contract_entry = |id: &str, policy: String, key: &Key| ContractDocument {
             name: name(id),
             chain: name("consensus"),
-            governed_by: None,
+            governed_by: Some(name("release-approval")),
             policy: Bytes(policy.into_bytes()),
             key: key.public.clone(),
-            attestation: None,
+            attestation: Some(vec![Bytes(vec![0x30, 3, 2, 1, 5])]),
         };
         let document = GenesisDocument {
             version: number(1),
@@ -321,11 +337,15 @@ impl World {
                 name: name("release"),
                 governed_by: name("release-approval"),
                 alg: Algorithm::ES256,
-                format: SignatureFormat::Der,
+                format,
                 key: release.public.clone(),
-                attestation: None,
+                attestation: Some(vec![Bytes(vec![0x30, 3, 2, 1, 5])]),
             }],
-            recovery: None,
+            recovery: Some(Recovery {
+                threshold: number(1),
+                keys: vec![Key::new(7).public],
+                delay: Millis::new(DAY),
+            }),
         };
         let genesis = Arc::new(document.to_genesis().unwrap());
         let [first, second] = validators;
@@ -345,17 +365,17 @@ impl World {
         }
     }
 
-    pub(super) fn later(&mut self, milliseconds: u64) -> &mut World {
+    pub(crate) fn later(&mut self, milliseconds: u64) -> &mut World {
         self.now += milliseconds;
         self
     }
 
-    pub(super) fn time(&self) -> UnixMillis {
+    pub(crate) fn time(&self) -> UnixMillis {
         UnixMillis::new(self.now)
     }
 
     /// A block of the process ledger with this transaction, one millisecond later.
-    pub(super) fn on_process(
+    pub(crate) fn on_process(
         &mut self,
         transaction: impl Into<Vec<u8>>,
     ) -> Result<Vec<EventBytes>, Rejection> {
@@ -364,7 +384,7 @@ impl World {
     }
 
     /// A block of the consensus ledger with this transaction, one millisecond later.
-    pub(super) fn on_consensus(
+    pub(crate) fn on_consensus(
         &mut self,
         transaction: impl Into<Vec<u8>>,
     ) -> Result<Vec<EventBytes>, Rejection> {
@@ -373,13 +393,13 @@ impl World {
     }
 
     /// Empty blocks on both ledgers.
-    pub(super) fn tick(&mut self) {
+    pub(crate) fn tick(&mut self) {
         self.now += 1;
         self.processes.block(UnixMillis::new(self.now), &[]);
         self.consensus.block(UnixMillis::new(self.now), &[]);
     }
 
-    pub(super) fn start_of(&self, process: &str, case: &str) -> Start {
+    pub(crate) fn start_of(&self, process: &str, case: &str) -> Start {
         let mut input = Members::default();
         input.push("artifact", Value::String(Digest::of(case.as_bytes()).to_string()));
         input.push("name", Value::String(format!("{case}.tar")));
@@ -396,23 +416,23 @@ impl World {
     }
 
     /// Starts a case; gives its request.
-    pub(super) fn start(&mut self, process: &str, case: &str) -> RequestId {
+    pub(crate) fn start(&mut self, process: &str, case: &str) -> RequestId {
         let start = self.requester.sign(self.start_of(process, case));
         self.on_process(start.as_str()).unwrap();
         self.asked(case)
     }
 
     /// The last request of a case.
-    pub(super) fn asked(&self, case: &str) -> RequestId {
+    pub(crate) fn asked(&self, case: &str) -> RequestId {
         *self.case(case).status.requests.last().unwrap()
     }
 
-    pub(super) fn case(&self, case: &str) -> query::CaseRecord {
+    pub(crate) fn case(&self, case: &str) -> query::CaseRecord {
         query::case(&self.processes.state, self.requester.public.thumbprint(), &name(case)).unwrap()
     }
 
     /// The proof of the call of a request.
-    pub(super) fn call_of(&self, request: RequestId) -> Inclusion {
+    pub(crate) fn call_of(&self, request: RequestId) -> Inclusion {
         let height = query::case_request(&self.processes.state, request).unwrap().asked.called;
         let called = |event: &EventBytes| match ProcessEvent::parse(&event.0).unwrap() {
             ProcessEvent::Call(call) => call.request(self.genesis.id(), &self.processes.chain) == request,
@@ -422,20 +442,20 @@ impl World {
         self.processes.inclusion(height, index)
     }
 
-    pub(super) fn call(&mut self, request: RequestId) -> Result<Vec<EventBytes>, Rejection> {
+    pub(crate) fn call(&mut self, request: RequestId) -> Result<Vec<EventBytes>, Rejection> {
         let inclusion = self.call_of(request);
         self.on_consensus(json::write(&Carrier::Call { inclusion }))
     }
 
-    pub(super) fn request(&self, request: RequestId) -> query::RequestRecord {
+    pub(crate) fn request(&self, request: RequestId) -> query::RequestRecord {
         query::request(&self.consensus.state, request).unwrap()
     }
 
-    pub(super) fn state(&self, request: RequestId) -> RequestState {
+    pub(crate) fn state(&self, request: RequestId) -> RequestState {
         self.request(request).status.state
     }
 
-    pub(super) fn vote_request_of(&self, request: RequestId) -> VoteRequest {
+    pub(crate) fn vote_request_of(&self, request: RequestId) -> VoteRequest {
         let call = self.request(request).call;
         let policy = &self.genesis.contract(&call.contract).unwrap().policy;
         VoteRequest {
@@ -462,26 +482,26 @@ impl World {
         if contract.as_str() == "board" { &self.board } else { &self.contract }
     }
 
-    pub(super) fn send_vote_request(&mut self, message: VoteRequest) -> Result<Vec<EventBytes>, Rejection> {
+    pub(crate) fn send_vote_request(&mut self, message: VoteRequest) -> Result<Vec<EventBytes>, Rejection> {
         let vote_request = self.key_of(&message.contract).sign(message);
         let audit = Digest::of(b"audit");
         self.on_consensus(json::write(&Carrier::VoteRequest { vote_request, audit }))
     }
 
     /// Brings a new case to the point where voters can vote.
-    pub(super) fn open(&mut self, process: &str, case: &str) -> RequestId {
+    pub(crate) fn open(&mut self, process: &str, case: &str) -> RequestId {
         let request = self.start(process, case);
         self.open_request(request);
         request
     }
 
-    pub(super) fn open_request(&mut self, request: RequestId) {
+    pub(crate) fn open_request(&mut self, request: RequestId) {
         self.call(request).unwrap();
         let message = self.vote_request_of(request);
         self.send_vote_request(message).unwrap();
     }
 
-    pub(super) fn ballot_of(&self, request: RequestId, voter: usize, choice: Choice) -> Ballot {
+    pub(crate) fn ballot_of(&self, request: RequestId, voter: usize, choice: Choice) -> Ballot {
         Ballot {
             deployment: self.genesis.id(),
             request,
@@ -492,7 +512,7 @@ impl World {
         }
     }
 
-    pub(super) fn vote(
+    pub(crate) fn vote(
         &mut self,
         request: RequestId,
         voter: usize,
@@ -504,7 +524,7 @@ impl World {
         self.on_consensus(jws.as_str())
     }
 
-    pub(super) fn decision_of(&self, request: RequestId) -> Decision {
+    pub(crate) fn decision_of(&self, request: RequestId) -> Decision {
         let record = self.request(request);
         let RequestState::Fixed { outcome, ballots, decided } = record.status.state else {
             panic!("the request is {}", record.status.state.as_str());
@@ -524,19 +544,19 @@ impl World {
         }
     }
 
-    pub(super) fn send_decision(&mut self, message: Decision) -> Result<Vec<EventBytes>, Rejection> {
+    pub(crate) fn send_decision(&mut self, message: Decision) -> Result<Vec<EventBytes>, Rejection> {
         let decision = self.key_of(&message.contract).sign(message);
         let audit = Digest::of(b"audit");
         self.on_consensus(json::write(&Carrier::Decision { decision, audit }))
     }
 
-    pub(super) fn decide(&mut self, request: RequestId) {
+    pub(crate) fn decide(&mut self, request: RequestId) {
         let decision = self.decision_of(request);
         self.send_decision(decision).unwrap();
     }
 
     /// The answer to a request, as the relay carries it.
-    pub(super) fn answer_of(&self, request: RequestId) -> Carrier {
+    pub(crate) fn answer_of(&self, request: RequestId) -> Carrier {
         let record = self.request(request);
         let height = record.status.heights.ended.unwrap();
         let ends = |event: &EventBytes| match ConsensusEvent::parse(&event.0).unwrap() {
@@ -549,31 +569,49 @@ impl World {
         Carrier::Answer { decision: record.decision, inclusion: self.consensus.inclusion(height, index) }
     }
 
-    pub(super) fn answer(&mut self, request: RequestId) -> Result<Vec<EventBytes>, Rejection> {
+    pub(crate) fn answer(&mut self, request: RequestId) -> Result<Vec<EventBytes>, Rejection> {
         let answer = self.answer_of(request);
         self.on_process(json::write(&answer))
     }
 
     /// Votes, signs the decision and carries it back.
-    pub(super) fn approve(&mut self, request: RequestId) {
+    pub(crate) fn approve(&mut self, request: RequestId) {
         self.vote(request, 0, Choice::Approve).unwrap();
         self.vote(request, 1, Choice::Approve).unwrap();
         self.decide(request);
         self.answer(request).unwrap();
     }
 
-    pub(super) fn output_of(&self, case: &str) -> ActionOutput {
-        let signature = self.release.sign_digest(&Digest::of(case.as_bytes()));
+    /// What an approval of a case is about; its digests are zero while there is none.
+    pub(crate) fn artifact_of(&self, case: &str) -> Artifact {
+        let requester = self.requester.public.thumbprint();
+        let case_record = query::case(&self.processes.state, requester, &name(case));
+        let request = case_record.and_then(|record| record.status.requests.last().copied());
+        let record = request.and_then(|request| query::request(&self.consensus.state, request));
+        let decision = record.and_then(|record| record.decision).map(|jws| jws.digest());
+        Artifact {
+            format: self.genesis.keys()[0].format,
+            name: format!("{case}.tar").parse().unwrap(),
+            digest: Digest::of(case.as_bytes()),
+            request: request.unwrap_or(RequestId(Digest::ZERO)),
+            policy: self.genesis.contract(&name("release-approval")).unwrap().policy.digest(),
+            decision: decision.unwrap_or(Digest::ZERO),
+        }
+    }
+
+    pub(crate) fn output_of(&self, case: &str) -> ActionOutput {
+        let (artifact, kid) = (self.artifact_of(case), self.release.public.thumbprint());
+        let signature = self.release.sign_digest(&artifact.to_sign(kid).digest()).to_bytes().into();
         ActionOutput {
             key: name("release"),
             version: KeyVersion::first(),
             public_key: self.release.public.clone(),
-            format: SignatureFormat::Der,
-            signature: Bytes(signature.to_der().as_bytes().to_vec()),
+            format: artifact.format,
+            signature: Bytes(artifact.assemble(kid, &signature)),
         }
     }
 
-    pub(super) fn result(
+    pub(crate) fn result(
         &mut self,
         request: RequestId,
         output: ActionOutput,
@@ -583,7 +621,7 @@ impl World {
         self.on_process(json::write(&Carrier::Result { decision, output, audit }))
     }
 
-    pub(super) fn cancel_of(&self, case: &str) -> Jws {
+    pub(crate) fn cancel_of(&self, case: &str) -> Jws {
         self.requester.sign(Cancel {
             deployment: self.genesis.id(),
             chain: name("process"),
@@ -593,7 +631,7 @@ impl World {
     }
 
     /// The last request of a case, which is started if there is none.
-    pub(super) fn asked_or_start(&mut self, process: &str, case: &str) -> RequestId {
+    pub(crate) fn asked_or_start(&mut self, process: &str, case: &str) -> RequestId {
         let requester = self.requester.public.thumbprint();
         match query::case(&self.processes.state, requester, &name(case)) {
             Some(_) => self.asked(case),
@@ -601,16 +639,16 @@ impl World {
         }
     }
 
-    pub(super) fn decision_from(&self, jws: &Jws) -> Decision {
+    pub(crate) fn decision_from(&self, jws: &Jws) -> Decision {
         json::read(jws.payload()).unwrap()
     }
 
-    pub(super) fn deadline(&self, contract: &str) -> Millis {
+    pub(crate) fn deadline(&self, contract: &str) -> Millis {
         self.genesis.contract(&name(contract)).unwrap().policy.deadline()
     }
 }
 
 /// The code of the rejection that must have come.
-pub(super) fn code(result: Result<Vec<EventBytes>, Rejection>) -> &'static str {
+pub(crate) fn code(result: Result<Vec<EventBytes>, Rejection>) -> &'static str {
     result.expect_err("this must be rejected").code
 }
