@@ -188,6 +188,35 @@ fn a_request_that_is_over_is_not_voted_on() {
 }
 
 #[test]
+fn who_waits_is_asked_when_the_request_is_open() {
+    let (request, open) = honest(APPROVED);
+    let mut called = open.clone();
+    (called.revision, called.summary.state) = ("0".into(), RequestState::Called);
+    let home = tempfile::tempdir().expect("a directory");
+    fs::write(home.path().join("genesis.json"), GENESIS).expect("writable");
+    run(home.path(), &["key", "generate", "--out", "voter.pem", "--no-passphrase"]);
+    let asked = Arc::new(Mutex::new(0));
+    let count = Arc::clone(&asked);
+    scripted_node::start(&home.path().join("node.sock"), move |_, _, _| {
+        let mut asked = count.lock().expect("not poisoned");
+        *asked += 1;
+        let view = match *asked {
+            1 => return None,
+            2 | 3 => &called,
+            _ => &open,
+        };
+        Some(serde_json::to_vec(view).expect("JSON"))
+    });
+    let request = request.to_string();
+    let arguments = ["vote", &request, "--wait", "--approve", "--yes", "--key", "voter.pem"];
+    let output =
+        run(home.path(), &[&arguments[..], &["--genesis", "genesis.json", "--node", "node.sock"]].concat());
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("is not among the voters of"), "it got as far as an open request: {error}");
+    assert_eq!(*asked.lock().expect("not poisoned"), 4);
+}
+
+#[test]
 fn a_node_that_is_not_there_is_named() {
     let home = tempfile::tempdir().expect("a directory");
     fs::write(home.path().join("genesis.json"), GENESIS).expect("writable");

@@ -1,14 +1,15 @@
 //! Waiting for a case or a request to go on.
 
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use assent_consensus::event::CaseOutcome;
 use assent_consensus::jwk::Thumbprint;
 use assent_consensus::message::RequestId;
 use assent_consensus::name::Name;
+use hyper::StatusCode;
 
-use crate::api::{CaseState, CaseView, RequestView};
+use crate::api::{CaseState, CaseView, RequestState, RequestView};
 use crate::client::{Client, ClientError, Since};
 
 use super::failure::Failure;
@@ -20,6 +21,8 @@ const WAIT: Duration = Duration::from_secs(30);
 const TRIES: u32 = 10;
 /// How long to wait between such calls.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long to wait before a request that the node does not know yet is asked for again.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 /// Runs what talks to a node.
 pub(super) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
@@ -51,7 +54,32 @@ pub(super) async fn case(
 pub(super) async fn request(
     client: &Client,
     request: RequestId,
+    changed: impl FnMut(&RequestView) -> Result<(), Failure>,
+) -> Result<RequestView, Failure> {
+    request_until(client, request, changed, RequestState::is_final).await
+}
+
+/// Waits until the request is open for votes, or past that.
+///
+/// One that the node does not know yet may be on its way from the case that asks for it.
+pub(super) async fn opened(client: &Client, request: RequestId) -> Result<RequestView, Failure> {
+    let begun = Instant::now();
+    while let Err(ClientError::Refused { status: StatusCode::NOT_FOUND, .. }) =
+        client.request(request, None).await
+    {
+        if begun.elapsed() > WAIT {
+            break;
+        }
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+    }
+    request_until(client, request, |_| Ok(()), |state| state != RequestState::Called).await
+}
+
+async fn request_until(
+    client: &Client,
+    request: RequestId,
     mut changed: impl FnMut(&RequestView) -> Result<(), Failure>,
+    enough: impl Fn(RequestState) -> bool,
 ) -> Result<RequestView, Failure> {
     let mut since: Option<Since> = None;
     loop {
@@ -59,7 +87,7 @@ pub(super) async fn request(
         if since.as_ref().is_none_or(|since| since.revision != view.revision) {
             changed(&view)?;
         }
-        if view.summary.state.is_final() {
+        if enough(view.summary.state) {
             return Ok(view);
         }
         since = Some(Since { revision: view.revision, wait: WAIT });

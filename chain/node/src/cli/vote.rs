@@ -40,6 +40,9 @@ pub(super) struct Vote {
     /// Do not ask for the word; what is signed is shown all the same
     #[arg(long, requires = "choice")]
     yes: bool,
+    /// Wait until the request is open for votes
+    #[arg(long)]
+    wait: bool,
     #[command(flatten)]
     key: KeyArgs,
     #[command(flatten)]
@@ -65,7 +68,7 @@ pub(super) fn run(arguments: &Vote) -> Result<(), Failure> {
     let unlock = settings.unlock(&arguments.key);
     // Whether it is one's turn is known before a passphrase is typed.
     let public = key.public_key(&unlock)?;
-    let view = follow::block_on(fetch(&client, arguments.request))?;
+    let view = follow::block_on(fetch(&client, arguments.request, arguments.wait))?;
     let question = Question::verify(&genesis, arguments.request, &view).map_err(refused)?;
     let (tally, casts) = question.tally(&view).map_err(refused)?;
     let policy = &question.contract.policy;
@@ -101,13 +104,16 @@ pub(super) fn run(arguments: &Vote) -> Result<(), Failure> {
     follow::block_on(submit(&screen, &client, &genesis, &question, ballot))
 }
 
-async fn fetch(client: &Client, request: RequestId) -> Result<RequestView, Failure> {
-    let view = client.request(request, None).await?;
+async fn fetch(client: &Client, request: RequestId, wait: bool) -> Result<RequestView, Failure> {
+    let view = match wait {
+        true => follow::opened(client, request).await?,
+        false => client.request(request, None).await?,
+    };
     match view.summary.state {
         RequestState::Open => Ok(view),
         RequestState::Called => {
             Err(Failure::failed("the request is not open yet: its vote request is yet to be signed")
-                .help("`assent watch` tells when it is"))
+                .help("`--wait` waits for it"))
         }
         _ => Err(Failure::failed(format!("the request is over: {}", show::request_state(&view.summary)))),
     }
