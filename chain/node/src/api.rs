@@ -20,6 +20,7 @@
 //! Every error is an [`ErrorBody`] with the status that fits.
 
 use assent_consensus::bundle::ActionOutput;
+use assent_consensus::contract::query;
 use assent_consensus::digest::Digest;
 use assent_consensus::duty::Refusal;
 use assent_consensus::encoding::Bytes;
@@ -223,7 +224,7 @@ pub struct RequestSummary {
     pub decided: Option<UnixMillis>,
 }
 
-/// A page of requests, in order of id.
+/// A page of requests, in the order in which they were called. It may have fewer than were asked for, and a `next`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestList {
     /// The page.
@@ -236,7 +237,7 @@ pub struct RequestList {
 /// All that is known of one request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestView {
-    /// Changes when anything below does; opaque.
+    /// Changes when anything below does, but for `at` and `attempts` of the duty; opaque.
     pub revision: String,
     /// What a list shows.
     #[serde(flatten)]
@@ -339,7 +340,7 @@ pub struct CaseList {
 /// All that is known of one case.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CaseView {
-    /// Changes when anything below does; opaque.
+    /// Changes when anything below does, but for `at` and `attempts` of the duty; opaque.
     pub revision: String,
     /// What a list shows.
     #[serde(flatten)]
@@ -386,7 +387,7 @@ pub struct CaseResult {
 }
 
 /// What a duty asks of the KMS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DutyKind {
     /// To sign a vote request.
@@ -395,6 +396,16 @@ pub enum DutyKind {
     Decision,
     /// To do what was approved.
     Action,
+}
+
+impl From<query::DutyKind> for DutyKind {
+    fn from(kind: query::DutyKind) -> DutyKind {
+        match kind {
+            query::DutyKind::VoteRequest => DutyKind::VoteRequest,
+            query::DutyKind::Decision => DutyKind::Decision,
+            query::DutyKind::Action => DutyKind::Action,
+        }
+    }
 }
 
 /// A duty that waits for the KMS.

@@ -2,11 +2,13 @@
 //! KMS, its HTTP API, and the client of that API that every command uses.
 //!
 //! ```text
-//! voter, requester ──▶ client ──HTTP──▶ node
+//! voter, requester ──▶ client ──HTTP──▶ node ──kms_client──▶ KMS
 //! ```
 
 pub mod api;
 pub mod cli;
 pub mod client;
 pub mod http;
+pub mod kms_client;
+pub mod node;
 pub mod voter;

@@ -15,6 +15,7 @@ mod init;
 mod key;
 mod ledger;
 mod moment;
+mod node;
 mod policy;
 mod proof;
 mod propose;
@@ -51,6 +52,8 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 not approved,
 enum Command {
     /// Make the genesis file of a deployment, and the configuration of its node
     Init(init::Init),
+    /// Run the node
+    Node(node::Node),
     /// Start a case, which asks for approval
     Propose(propose::Propose),
     /// Take a case of your own back
@@ -92,6 +95,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Init(arguments) => init::run(&arguments),
+        Command::Node(arguments) => node::run(&arguments),
         Command::Propose(arguments) => propose::run(&arguments),
         Command::Cancel(arguments) => cancel::run(&arguments),
         Command::Requests(arguments) => requests::run(&arguments),

@@ -154,6 +154,11 @@ impl KeyFile {
         Ok(public)
     }
 
+    /// The key as one that signs often.
+    pub(crate) fn signing_key(&self) -> SigningKey {
+        SigningKey::from(&self.secret)
+    }
+
     fn new(secret: p256::SecretKey) -> KeyFile {
         let point = secret.public_key().to_sec1_point(false);
         let point = point.as_bytes().try_into().expect("an uncompressed point of P-256 has 65 bytes");

@@ -1,0 +1,220 @@
+//! The client of the KMS's socket for duties: HTTP/1.1 and JSON over connections that are kept for the next call.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use assent_consensus::duty::{BATCH_BYTES, DutyBatch, DutyReport, TrustedHeaders};
+use assent_consensus::json;
+use assent_consensus::message::DeploymentId;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+
+use crate::api::ErrorBody;
+
+/// How long the KMS may take for a batch of duties.
+const DUTIES_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long it may take for anything else.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// The largest answer that is read, in bytes.
+const ANSWER_LIMIT: usize = BATCH_BYTES;
+/// How many connections are kept for the next call.
+const KEPT_CONNECTIONS: usize = 4;
+
+/// A client of one KMS.
+pub struct KmsClient {
+    socket: PathBuf,
+    /// Connections that nobody uses. Held only to take one out or put one back.
+    kept: Mutex<Vec<SendRequest<Full<Bytes>>>>,
+    closed: watch::Sender<u64>,
+}
+
+/// Why the KMS gave no answer, or not the one that was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum KmsError {
+    /// It could not be reached, or hung up.
+    #[error("the KMS cannot be reached at `{}`: {why}", .socket.display())]
+    Unreachable {
+        /// Its socket.
+        socket: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// It is busy, or not ready.
+    #[error("the KMS is busy: {}", .0.message)]
+    Busy(ErrorBody),
+    /// It refuses the call as a whole.
+    #[error("the KMS refuses the call: {}", .0.message)]
+    Refused(ErrorBody),
+    /// What answers is no KMS that this version knows.
+    #[error("the KMS answers with something else than expected (status {status}): {why}")]
+    Unreadable {
+        /// The HTTP status.
+        status: StatusCode,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// How the KMS says it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KmsStatus {
+    /// `ok`, or what is the matter.
+    pub status: String,
+    /// The deployment that it was pinned to.
+    #[serde(default)]
+    pub deployment: Option<DeploymentId>,
+}
+
+impl KmsClient {
+    /// A client of the KMS at `socket`. Nothing is sent yet.
+    pub fn new(socket: &Path) -> KmsClient {
+        KmsClient { socket: socket.to_owned(), kept: Mutex::default(), closed: watch::channel(0).0 }
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Changes whenever a connection ends: the KMS may have stopped.
+    pub fn closed(&self) -> watch::Receiver<u64> {
+        self.closed.subscribe()
+    }
+
+    /// How the KMS is.
+    ///
+    /// # Errors
+    /// [`KmsError`]
+    pub async fn health(&self) -> Result<KmsStatus, KmsError> {
+        self.call(Method::GET, "/v1/health", Bytes::new(), TIMEOUT, |answer| {
+            serde_json::from_slice(answer).map_err(|error| error.to_string())
+        })
+        .await
+    }
+
+    /// The headers that the KMS trusts.
+    ///
+    /// # Errors
+    /// [`KmsError`]
+    pub async fn trusted(&self) -> Result<TrustedHeaders, KmsError> {
+        self.call(Method::GET, "/v1/trusted", Bytes::new(), TIMEOUT, read).await
+    }
+
+    /// Has duties done.
+    ///
+    /// # Errors
+    /// [`KmsError`], for the batch as a whole.
+    pub async fn duties(&self, batch: &DutyBatch) -> Result<DutyReport, KmsError> {
+        self.call(Method::POST, "/v1/duties", json::write(batch).into(), DUTIES_TIMEOUT, read).await
+    }
+
+    async fn call<T>(
+        &self,
+        method: Method,
+        path: &'static str,
+        body: Bytes,
+        timeout: Duration,
+        read: impl FnOnce(&[u8]) -> Result<T, String>,
+    ) -> Result<T, KmsError> {
+        let exchange = self.exchange(method, path, body);
+        let (status, answer) = tokio::time::timeout(timeout, exchange)
+            .await
+            .map_err(|_| self.unreachable(format!("no answer in {} s", timeout.as_secs())))??;
+        if status.is_success() {
+            return read(&answer).map_err(|why| KmsError::Unreadable { status, why });
+        }
+        match serde_json::from_slice::<ErrorBody>(&answer) {
+            Ok(body) if status == StatusCode::SERVICE_UNAVAILABLE => Err(KmsError::Busy(body)),
+            Ok(body) => Err(KmsError::Refused(body)),
+            Err(error) => Err(KmsError::Unreadable { status, why: error.to_string() }),
+        }
+    }
+
+    /// Sends over a kept connection or, if there is none or it has ended meanwhile, over a new one.
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &'static str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), KmsError> {
+        let kept = {
+            let mut kept = self.lock();
+            kept.retain(|sender| !sender.is_closed());
+            kept.pop()
+        };
+        if let Some(sender) = kept
+            && let Ok(answer) = self.send(sender, method.clone(), path, body.clone()).await
+        {
+            return Ok(answer);
+        }
+        // Every call may be made twice: the KMS does no duty twice.
+        let sender = self.connect().await?;
+        self.send(sender, method, path, body).await
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, KmsError> {
+        let stream =
+            UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(error.to_string()))?;
+        let (sender, connection) =
+            handshake(TokioIo::new(stream)).await.map_err(|error| self.unreachable(error.to_string()))?;
+        let closed = self.closed.clone();
+        // The connection must be driven as long as its sender is there; it ends with the sender or the KMS.
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection to the KMS broke");
+            }
+            closed.send_modify(|count| *count += 1);
+        });
+        Ok(sender)
+    }
+
+    async fn send(
+        &self,
+        mut sender: SendRequest<Full<Bytes>>,
+        method: Method,
+        path: &'static str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), KmsError> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "assent-kms")
+            .header("content-type", "application/json")
+            .body(Full::new(body))
+            .map_err(|error| self.unreachable(error.to_string()))?;
+        sender.ready().await.map_err(|error| self.unreachable(error.to_string()))?;
+        let response =
+            sender.send_request(request).await.map_err(|error| self.unreachable(error.to_string()))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_LIMIT)
+            .collect()
+            .await
+            .map_err(|error| self.unreachable(error.to_string()))?
+            .to_bytes();
+        let mut kept = self.lock();
+        if kept.len() < KEPT_CONNECTIONS {
+            kept.push(sender);
+        }
+        Ok((status, body))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<SendRequest<Full<Bytes>>>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unreachable(&self, why: String) -> KmsError {
+        KmsError::Unreachable { socket: self.socket.clone(), why }
+    }
+}
+
+fn read<T: DeserializeOwned + Serialize>(answer: &[u8]) -> Result<T, String> {
+    json::read(answer).map_err(|error| error.to_string())
+}

@@ -1,0 +1,130 @@
+//! Making the bundle of a request from what the logs record.
+
+use assent_consensus::bundle::{ActionResult, Bundle};
+use assent_consensus::contract::query::{self, RequestRecord};
+use assent_consensus::contract::record::RequestState;
+use assent_consensus::encoding::Bytes;
+use assent_consensus::json::Integer;
+use assent_consensus::message::RequestId;
+use assent_consensus::vote::Outcome;
+use assent_ledger::{LedgerError, Snapshot};
+
+use super::ledgers::{Ledgers, Log};
+use super::places::{Places, Told};
+
+/// The version of the format.
+const VERSION: u64 = 1;
+
+/// Why there is no bundle.
+#[derive(Debug, thiserror::Error)]
+pub enum NoBundle {
+    /// No such request.
+    #[error("there is no request `{0}`")]
+    Unknown(RequestId),
+    /// No decision is recorded.
+    #[error("the request `{request}` is {state}, and a bundle proves a signed decision")]
+    Undecided {
+        /// The request.
+        request: RequestId,
+        /// Where it stands.
+        state: &'static str,
+    },
+    /// This node does not keep all that is needed.
+    #[error("this node does not keep {0}; ask the one that does")]
+    NotKept(String),
+    /// A log cannot be read.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+/// The proof of a decided request, with the result of its action once that is recorded and `with_result` asks for it.
+/// Reads the disk.
+///
+/// # Errors
+/// [`NoBundle`]
+pub fn build(
+    ledgers: &Ledgers,
+    places: &Places,
+    request: RequestId,
+    with_result: bool,
+) -> Result<Bundle, NoBundle> {
+    for log in ledgers.consensus_logs() {
+        let state = log.reader.snapshot()?;
+        let found = query::request(&state, request);
+        state.verified()?;
+        if let Some(record) = found {
+            return of_record(ledgers, places, log, &state, record, with_result);
+        }
+    }
+    Err(NoBundle::Unknown(request))
+}
+
+fn of_record(
+    ledgers: &Ledgers,
+    places: &Places,
+    log: &Log,
+    state: &Snapshot,
+    record: RequestRecord,
+    with_result: bool,
+) -> Result<Bundle, NoBundle> {
+    let request = record.request;
+    let undecided = || NoBundle::Undecided { request, state: record.status.state.as_str() };
+    let RequestState::Decided { outcome, .. } = record.status.state else { return Err(undecided()) };
+    let (Some(opened), Some(ended)) = (&record.opened, record.status.heights.ended) else {
+        return Err(undecided());
+    };
+    let (Some(vote_request), Some(decision)) = (record.vote_request.clone(), record.decision.clone()) else {
+        return Err(undecided());
+    };
+    let genesis = ledgers.genesis();
+    let not_kept = |what: String| NoBundle::NotKept(what);
+    let policy = genesis
+        .contract(&opened.contract)
+        .filter(|contract| contract.policy.digest() == opened.policy)
+        .ok_or_else(|| not_kept(format!("the policy `{}`", opened.policy)))?;
+    let definition = genesis
+        .process(&record.call.process)
+        .filter(|process| process.definition.digest() == record.call.definition)
+        .ok_or_else(|| not_kept(format!("the process document `{}`", record.call.definition)))?;
+    let calling = ledgers
+        .log(&record.calling_chain)
+        .ok_or_else(|| not_kept(format!("the log `{}`", record.calling_chain)))?;
+    let calling_state = calling.reader.snapshot()?;
+    let case = query::case(&calling_state, record.call.requester, &record.call.case);
+    calling_state.verified()?;
+    let case = case.ok_or_else(|| not_kept(format!("the case `{}`", record.call.case)))?;
+
+    let ballots = query::ballots(state, request);
+    let cancel = match outcome {
+        Outcome::Cancelled => query::cancel(state, request),
+        _ => None,
+    };
+    state.verified()?;
+    let index = places.find(log, ended, Told::Ended, request)?;
+    let result = case.requests.into_iter().find(|asked| asked.request == request);
+    let result = match result.and_then(|asked| asked.result).filter(|_| with_result) {
+        None => None,
+        Some(result) => {
+            let index = places.find(calling, result.height, Told::ResultRecorded, request)?;
+            let inclusion = calling.reader.inclusion(result.height, index)?;
+            Some(ActionResult::new(result.output, inclusion))
+        }
+    };
+    Ok(Bundle {
+        version: Integer::saturating(VERSION),
+        genesis: genesis.id(),
+        policy: Bytes(policy.policy.document().to_vec()),
+        definition: Bytes(definition.definition.document().to_vec()),
+        start: case.start,
+        vote_request,
+        ballots,
+        cancel,
+        decision,
+        // Keys and policies are those of genesis until changes are recorded.
+        contract_transitions: Vec::new(),
+        key_transitions: Vec::new(),
+        history: Vec::new(),
+        inclusion: log.reader.inclusion(ended, index)?,
+        result,
+    })
+}
