@@ -93,7 +93,7 @@ pub enum BundleError {
         /// Why.
         source: BallotRefusal,
     },
-    /// A cancellation before the request was opened, before a ballot that was counted, or after the outcome.
+    /// A cancellation before a ballot that was counted, or after the outcome.
     #[error("the cancellation did not come while the request was open")]
     CancelledTooLate,
     /// An approval that the ballots do not give.

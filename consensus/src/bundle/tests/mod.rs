@@ -11,6 +11,7 @@ use crate::contract::tests::world::{DAY, World, name};
 use crate::event::{EventBytes, ProcessEvent};
 use crate::message::RequestId;
 use crate::policy::NodeState;
+use crate::time::Millis;
 use crate::transaction::Carrier;
 use crate::vote::{Choice, Outcome};
 
@@ -122,4 +123,23 @@ fn what_time_or_the_requester_made_is_proven_and_told_apart() {
         let refused = proof.action(&world.genesis).unwrap_err().reason();
         assert_eq!(refused, if outcome == Outcome::Approved { "nothing-to-sign" } else { "not-approved" });
     }
+}
+
+#[test]
+fn a_cancellation_counts_although_the_clock_that_opened_the_request_is_ahead() {
+    let mut world = World::new();
+    let request = world.start("release-signing", "a");
+    world.call(request).unwrap();
+    let mut message = world.vote_request_of(request);
+    let ahead = Millis::from_secs(30);
+    (message.opened, message.deadline) = (message.opened.after(ahead), message.deadline.after(ahead));
+    let opened = message.opened;
+    world.send_vote_request(message).unwrap();
+    let cancel = world.cancel_of("a");
+    world.on_consensus(cancel.as_str()).unwrap();
+    world.decide(request);
+    let bundle = bundle_of(&world, "a");
+    let proof = judge(&world, &bundle).unwrap();
+    assert_eq!(proof.decision.outcome, Outcome::Cancelled);
+    assert!(proof.decision.decided < opened);
 }
