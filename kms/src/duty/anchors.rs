@@ -1,7 +1,7 @@
 //! What is final: for each ledger a header with its certificate on the line of headers that this KMS has trusted, against
 //! which duties are proven.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use assent_consensus::digest::Digest;
@@ -41,11 +41,11 @@ impl Anchors {
     /// The anchors of a batch, if every one of its headers was verified before.
     pub(super) fn known(&self, finality: &[Finality]) -> Option<BatchAnchors> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if twice(finality).is_some() {
+            return None;
+        }
         let mut anchors = BatchAnchors::default();
         for claim in finality {
-            if anchors.of(&claim.chain).is_some() {
-                return None;
-            }
             anchors.0.push((claim.chain.clone(), remembered(known.get(&claim.chain)?, claim)?));
         }
         Some(anchors)
@@ -60,12 +60,12 @@ impl Anchors {
         finality: Vec<Finality>,
     ) -> Result<BatchAnchors, BatchRefusal> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(chain) = twice(&finality) {
+            return Err(BatchRefusal::TwoHeaders(chain.to_string()));
+        }
         let mut anchors = BatchAnchors::default();
         for claim in finality {
             let chain = claim.chain.clone();
-            if anchors.of(&chain).is_some() {
-                return Err(BatchRefusal::TwoHeaders(chain.to_string()));
-            }
             let line = known.entry(chain.clone()).or_default();
             let anchor = match remembered(line, &claim) {
                 Some(anchor) => anchor,
@@ -75,6 +75,12 @@ impl Anchors {
         }
         Ok(anchors)
     }
+}
+
+/// A ledger of which there are two headers.
+fn twice(finality: &[Finality]) -> Option<&Name> {
+    let mut seen = BTreeSet::new();
+    finality.iter().map(|claim| &claim.chain).find(|chain| !seen.insert(*chain))
 }
 
 /// The anchor of a header that was verified with this very certificate, and so is on the trusted line.

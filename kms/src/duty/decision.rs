@@ -7,7 +7,7 @@ use assent_consensus::message::{BallotsRoot, CountedMessage, Decision, RequestId
 use assent_consensus::time::UnixMillis;
 use assent_consensus::vote::Outcome;
 
-use super::checker::{AHEAD, Checker, NOBODY};
+use super::checker::{AHEAD, Checker, NOBODY, check_trusted};
 use super::order::{Prepared, orders_message};
 use super::refusal::Refused;
 use super::vote_request::other_vote_request;
@@ -41,6 +41,7 @@ impl Checker {
             return Err(Refused::person("other-request", message));
         }
         let key = self.contract_key(contract)?;
+        check_trusted(&KeyName::Contract(contract.name.clone()), &key)?;
         if key.version != question.key_version {
             let message = format!(
                 "the vote request is signed with version {} of {}, and version {} is in use",

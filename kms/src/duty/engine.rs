@@ -155,7 +155,8 @@ impl Desk {
             // The same vote request was asked for twice at once, and each was built with its own time: the first counts.
             Err(SigningError::Conflict { .. }) if purpose == Purpose::VoteRequest => {
                 let recorded = self.vault.recorded(prepared.order.duty())?.ok_or(SigningError::Busy)?;
-                let first = prepared.as_ordered(recorded.order).ok_or_else(|| other_vote_request(request))?;
+                let first =
+                    prepared.into_ordered(recorded.order).ok_or_else(|| other_vote_request(request))?;
                 let signed = self.vault.sign(first.order.clone()).await?;
                 first.answer(&signed).ok_or_else(broken)
             }

@@ -84,7 +84,7 @@ impl Prepared {
     }
 
     /// What was ordered before in place of this vote request, if it asks the same and differs only in its times and versions.
-    pub(super) fn as_ordered(self, before: Order) -> Option<Prepared> {
+    pub(super) fn into_ordered(self, before: Order) -> Option<Prepared> {
         let (new, old) =
             (ordered_message::<VoteRequest>(&self.order)?, ordered_message::<VoteRequest>(&before)?);
         let VoteRequest { opened, deadline, policy, key_version, .. } = old;

@@ -42,7 +42,9 @@ impl Checker {
         let prepared = Prepared::message(&key, self.build(asked, request, contract, &key));
         match self.recorded(Purpose::VoteRequest, request)? {
             None => Ok(prepared),
-            Some(recorded) => prepared.as_ordered(recorded.order).ok_or_else(|| other_vote_request(request)),
+            Some(recorded) => {
+                prepared.into_ordered(recorded.order).ok_or_else(|| other_vote_request(request))
+            }
         }
     }
 

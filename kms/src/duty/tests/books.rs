@@ -1,0 +1,148 @@
+//! A vault in memory: software keys, and records that a test can read and change.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use assent_consensus::digest::Digest;
+use assent_consensus::duty::{TrustedChain, TrustedHeaders};
+use assent_consensus::genesis::Genesis;
+use assent_consensus::header::TrustedHeader;
+use assent_consensus::jwk::Thumbprint;
+use assent_consensus::message::{KeyVersion, RequestId};
+use assent_consensus::name::Name;
+use tokio::sync::Semaphore;
+
+use super::super::vault::{Later, Vault};
+use super::log::Key;
+use crate::pins::{KeyState, PinnedKey};
+use crate::signing::{DutyId, KeyName, Order, Purpose, Recorded, SignedOrder, SigningError};
+
+#[derive(Default)]
+pub(super) struct Pages {
+    pub(super) genesis: Option<Arc<Genesis>>,
+    pub(super) keys: HashMap<KeyName, (Key, PinnedKey)>,
+    pub(super) suspended: HashSet<Thumbprint>,
+    pub(super) released: HashSet<RequestId>,
+    pub(super) trusted: BTreeMap<Name, TrustedHeader>,
+    pub(super) orders: HashMap<DutyId, Recorded>,
+    pub(super) refusals: Vec<(Purpose, RequestId, String)>,
+    /// Whether nothing can be written.
+    pub(super) disk_is_full: bool,
+    /// Intents that are not found when they are looked up, as if they were written just after.
+    pub(super) late: bool,
+}
+
+/// How many signatures can be made at once.
+pub(super) const GATE: u32 = 1_000;
+
+/// The vault.
+pub(super) struct Books {
+    pages: Mutex<Pages>,
+    /// One permit is taken for each signature and given back.
+    pub(super) gate: Semaphore,
+}
+
+impl Books {
+    pub(super) fn new(genesis: Arc<Genesis>, keys: impl IntoIterator<Item = (KeyName, Key)>) -> Books {
+        let pinned = |key: &Key| PinnedKey {
+            version: KeyVersion::first(),
+            public_key: key.public.clone(),
+            state: KeyState::Active,
+        };
+        let keys = keys.into_iter().map(|(name, key)| (name, (key.clone(), pinned(&key)))).collect();
+        let pages = Pages { genesis: Some(genesis), keys, ..Pages::default() };
+        Books { pages: Mutex::new(pages), gate: Semaphore::new(GATE as usize) }
+    }
+
+    pub(super) fn pages(&self) -> MutexGuard<'_, Pages> {
+        self.pages.lock().unwrap()
+    }
+
+    pub(super) fn set_state(&self, name: &KeyName, state: KeyState) {
+        self.pages().keys.get_mut(name).unwrap().1.state = state;
+    }
+
+    pub(super) fn order(&self, purpose: Purpose, request: RequestId) -> Option<Order> {
+        self.pages().orders.get(&DutyId::of(purpose, request)).map(|recorded| recorded.order.clone())
+    }
+}
+
+impl Vault for Books {
+    fn genesis(&self) -> Option<Arc<Genesis>> {
+        self.pages().genesis.clone()
+    }
+
+    fn key(&self, name: &KeyName) -> Option<PinnedKey> {
+        self.pages().keys.get(name).map(|(_, pinned)| pinned.clone())
+    }
+
+    fn is_suspended(&self, voter: Thumbprint) -> bool {
+        self.pages().suspended.contains(&voter)
+    }
+
+    fn is_released(&self, request: RequestId) -> bool {
+        self.pages().released.contains(&request)
+    }
+
+    fn trusted(&self) -> TrustedHeaders {
+        let pages = self.pages();
+        let chains = pages.trusted.iter();
+        let chains = chains.map(|(chain, trusted)| TrustedChain { chain: chain.clone(), trusted: *trusted });
+        TrustedHeaders { chains: chains.collect() }
+    }
+
+    fn advance_trusted(&self, chain: &Name, trusted: TrustedHeader) -> Result<(), SigningError> {
+        let mut pages = self.pages();
+        if pages.disk_is_full {
+            return Err(SigningError::AuditFailed("no space left on device".into()));
+        }
+        pages.trusted.insert(chain.clone(), trusted);
+        Ok(())
+    }
+
+    fn recorded(&self, duty: DutyId) -> Result<Option<Recorded>, SigningError> {
+        let mut pages = self.pages();
+        if std::mem::take(&mut pages.late) {
+            return Ok(None);
+        }
+        Ok(pages.orders.get(&duty).cloned())
+    }
+
+    fn sign(&self, order: Order) -> Later<'_, Result<SignedOrder, SigningError>> {
+        Box::pin(async move {
+            let _turn = self.gate.acquire().await.unwrap();
+            let mut pages = self.pages();
+            let Order { purpose, request, .. } = order;
+            if let Some(recorded) = pages.orders.get(&order.duty()) {
+                return match &recorded.result {
+                    Some(signed) if recorded.order == order => Ok(signed.clone()),
+                    _ => Err(SigningError::Conflict { purpose, request }),
+                };
+            }
+            let (key, _) = pages.keys.get(&order.key).unwrap();
+            let signature = key.sign_digest(&order.to_sign.digest());
+            let audit = Digest::of(pages.orders.len().to_string().as_bytes());
+            let signed = SignedOrder { order: order.clone(), signature, audit };
+            let recorded = Recorded { order: order.clone(), result: Some(signed.clone()) };
+            pages.orders.insert(order.duty(), recorded);
+            Ok(signed)
+        })
+    }
+
+    fn record_refusal<'a>(
+        &'a self,
+        purpose: Purpose,
+        request: RequestId,
+        reason: &'a str,
+        _: &'a str,
+    ) -> Later<'a, Result<(), SigningError>> {
+        Box::pin(async move {
+            let mut pages = self.pages();
+            if pages.disk_is_full {
+                return Err(SigningError::AuditFailed("no space left on device".into()));
+            }
+            pages.refusals.push((purpose, request, reason.into()));
+            Ok(())
+        })
+    }
+}
