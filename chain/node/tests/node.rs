@@ -416,3 +416,27 @@ fn the_files_of_a_node_are_for_its_user() {
     let mode = |name: &str| fs::metadata(deployment.path(name)).expect("there").permissions().mode() & 0o777;
     assert_eq!((mode("data"), mode("data/node.sock")), (0o700, 0o660));
 }
+
+#[test]
+fn the_doctor_says_what_is_wrong_and_what_to_do() {
+    let deployment = Deployment::new();
+    let (well, said) = deployment.doctor();
+    assert!(!well && said.contains("!! node") && said.contains("!! kms"), "{said}");
+    let node = deployment.start();
+    let kms = deployment.start_kms();
+    let (well, said) = deployment.doctor();
+    assert!(well && said.contains("nothing waits for the KMS"), "{said}");
+    let refusal = Refusal { reason: "wrong-pin".into(), message: "the PIN was refused".into() };
+    kms.answers(Some(DutyAnswer::NeedsPerson(refusal)));
+    block_on(async {
+        let client = node.client();
+        let start = start_case(&deployment, &client, "one").await;
+        let wanted = |view: &CaseView| view.duty.as_ref().is_some_and(|duty| duty.last.is_some());
+        case_until(&client, &start, "one", wanted).await;
+    });
+    let (well, said) = deployment.doctor();
+    assert!(!well && said.contains("!! duty") && said.contains("the PIN was refused"), "{said}");
+    deployment.set_config(&deployment.config().replace("genesis.json", "missing.json"));
+    let (well, said) = deployment.doctor();
+    assert!(!well && said.contains("!! genesis"), "{said}");
+}

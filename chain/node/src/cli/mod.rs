@@ -8,6 +8,7 @@
 mod cancel;
 mod case;
 mod deployment;
+mod doctor;
 mod failure;
 mod fetch;
 mod follow;
@@ -76,6 +77,8 @@ enum Command {
     /// Verify a whole log
     #[command(subcommand)]
     Ledger(ledger::LedgerCommand),
+    /// Check a node and what it needs, and say what to do about each thing that is wrong
+    Doctor(doctor::Doctor),
     /// Make and show keys of requesters and voters
     #[command(subcommand)]
     Key(key::KeyCommand),
@@ -106,6 +109,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Policy(command) => policy::run(command),
         Command::Ledger(command) => ledger::run(command),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Key(command) => key::run(command),
     }
 }

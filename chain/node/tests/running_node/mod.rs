@@ -192,6 +192,13 @@ kms_socket = "kms.sock"
         sign_message(&self.key(voter), ballot).expect("signed").jws().clone()
     }
 
+    /// What `assent doctor` says, and whether all is well.
+    pub fn doctor(&self) -> (bool, String) {
+        let (status, text) = assent(self.directory.path(), &["doctor", "--config", "node/node.toml"]);
+        assert!(matches!(status.code(), Some(0 | 1)), "{text}");
+        (status.success(), text)
+    }
+
     /// Starts a KMS on the socket that the node calls.
     pub fn start_kms(&self) -> Kms {
         let told = Arc::new(Mutex::new(None));
@@ -209,7 +216,9 @@ kms_socket = "kms.sock"
             let _inside = runtime.enter();
             tokio::net::UnixListener::bind(path).expect("a socket")
         };
+        let health = serde_json::json!({ "status": "ok", "deployment": keys.genesis.id() });
         let router = Router::new()
+            .route("/v1/health", get(|| async { Json(health) }))
             .route("/v1/trusted", get(|| async { Json(TrustedHeaders { chains: Vec::new() }) }))
             .route(
                 "/v1/duties",

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::api::ErrorBody;
 use crate::kms_client::{KmsClient, KmsError};
 
 use super::ledgers::Ledgers;
@@ -64,6 +65,8 @@ enum Fate {
     Done,
     /// It is not done, and why.
     Refused { needs_person: bool, refusal: Refusal },
+    /// The KMS refuses whole batches, and why: a person has to see to it, and then all goes on.
+    BatchRefused(Refusal),
     /// The KMS could not be reached.
     Unreached,
 }
@@ -212,46 +215,49 @@ impl Agent {
     /// Keeps account of a batch; gives why the KMS could not be reached.
     fn settle(&self, queue: &mut Queue, outcome: Outcome) -> Option<KmsError> {
         for (duty, fate) in outcome.fates {
-            match fate {
-                Fate::Done => self.book.done(duty.key()),
-                Fate::Unreached => queue.again(duty),
-                Fate::Refused { needs_person, refusal } => {
-                    tracing::info!(
-                        duty = ?duty.kind,
-                        request = %duty.request,
-                        reason = refusal.reason,
-                        message = refusal.message,
-                        needs_person,
-                        "the duty is not done"
-                    );
-                    let attempts = self.book.refused(duty.key(), needs_person, refusal);
-                    queue.rest(duty, pause(needs_person, attempts));
+            let (needs_person, refusal, longest) = match fate {
+                Fate::Done => {
+                    self.book.done(duty.key());
+                    continue;
                 }
-            }
+                Fate::Unreached => {
+                    queue.again(duty);
+                    continue;
+                }
+                Fate::Refused { needs_person: true, refusal } => (true, refusal, PERSON_PAUSE),
+                Fate::Refused { needs_person: false, refusal } => (false, refusal, LONGEST_PAUSE),
+                Fate::BatchRefused(refusal) => (true, refusal, LONGEST_PAUSE),
+            };
+            tracing::info!(
+                duty = ?duty.kind,
+                request = %duty.request,
+                reason = refusal.reason,
+                message = refusal.message,
+                needs_person,
+                "the duty is not done"
+            );
+            let attempts = self.book.refused(duty.key(), needs_person, refusal);
+            queue.rest(duty, pause(longest, attempts));
         }
         outcome.unreachable
     }
 }
 
-/// How long a duty rests.
-fn pause(needs_person: bool, attempts: u64) -> Duration {
-    if needs_person {
-        return PERSON_PAUSE;
+/// How long a duty rests: 100 ms, 200 ms, ... up to the longest pause; one that needs a person always that.
+fn pause(longest: Duration, attempts: u64) -> Duration {
+    if longest == PERSON_PAUSE {
+        return longest;
     }
-    // 100 ms, 200 ms, ... up to the longest.
     let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX).min(8);
-    LONGEST_PAUSE.min(FIRST_PAUSE * 2_u32.pow(doublings))
+    longest.min(FIRST_PAUSE * 2_u32.pow(doublings))
 }
 
 fn failed(duties: Vec<QueuedDuty>, error: KmsError) -> Outcome {
-    let refused = |needs_person, body: &crate::api::ErrorBody| Fate::Refused {
-        needs_person,
-        refusal: Refusal { reason: body.code.clone(), message: body.message.clone() },
-    };
+    let refusal = |body: &ErrorBody| Refusal { reason: body.code.clone(), message: body.message.clone() };
     let fate = || match &error {
         KmsError::Unreachable { .. } | KmsError::Unreadable { .. } => Fate::Unreached,
-        KmsError::Busy(body) => refused(false, body),
-        KmsError::Refused(body) => refused(true, body),
+        KmsError::Busy(body) => Fate::Refused { needs_person: false, refusal: refusal(body) },
+        KmsError::Refused(body) => Fate::BatchRefused(refusal(body)),
     };
     let fates = duties.into_iter().map(|duty| (duty, fate())).collect();
     let unreachable = matches!(error, KmsError::Unreachable { .. } | KmsError::Unreadable { .. });
