@@ -5,7 +5,7 @@ use p256::ecdsa::signature::hazmat::PrehashVerifier;
 use p256::ecdsa::{DerSignature, Signature as P256Signature};
 
 use super::*;
-use crate::contract::tests::world::Key;
+use crate::contract::tests::ledger::Key;
 use crate::jws::{Jws, JwsError};
 
 const FORMATS: [SignatureFormat; 4] =

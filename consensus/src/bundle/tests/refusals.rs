@@ -1,7 +1,7 @@
 //! What a bundle must not prove, each refused with its own reason, although every signature in it is good.
 
 use super::*;
-use crate::contract::tests::world::Key;
+use crate::contract::tests::ledger::Key;
 use crate::digest::Digest;
 use crate::jws::{Jws, Payload, Signed};
 use crate::message::{Ballot, Decision, Start, VoteRequest};

@@ -1,6 +1,7 @@
 //! Both kinds of contract on ledgers in memory, with keys made for the test.
 
 mod consensus;
+pub(crate) mod ledger;
 mod process;
 mod random;
 pub(crate) mod world;

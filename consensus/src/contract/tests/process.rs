@@ -1,6 +1,7 @@
 //! Cases, from start to end.
 
-use super::world::{DAY, HOUR, Key, World, code, name};
+use super::ledger::Key;
+use super::world::{DAY, HOUR, World, code, name};
 use crate::contract::query::{self, DutyKind, Filter};
 use crate::contract::record::CaseStage;
 use crate::digest::Digest;
