@@ -313,6 +313,7 @@ fn what_is_wrong_with_a_call_is_said_by_status_and_word() {
         ("DELETE /v1/health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", "405"),
         ("GET /v1/requests?limit=x HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", "400"),
         ("GET /v1/requests?after=x HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", "400"),
+        ("GET /v1/health HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n", "403"),
         ("GET /v1/health HTTP/1.1\r\nhost: x\r\norigin: http://x\r\nconnection: close\r\n\r\n", "403"),
     ] {
         let answer = node.raw(call.as_bytes());

@@ -5,13 +5,17 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use axum::Router;
+use axum::serve::ListenerExt as _;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::node::config::Config;
+
+use super::connections::{Bounded, CONNECTIONS};
 
 /// The mode of the Unix socket: this user and group may call.
 const SOCKET_MODE: u32 = 0o660;
@@ -93,12 +97,18 @@ impl Listeners {
             // A sender that is gone is as good as one that says so.
             let _ = stop.wait_for(|stop| *stop).await;
         };
-        let (unix, tcp) = (self.unix, self.tcp);
-        let serve =
-            axum::serve(unix, router.clone()).with_graceful_shutdown(stopped(stop.clone())).into_future();
-        servers.spawn(serve);
-        if let Some(tcp) = tcp {
-            servers.spawn(axum::serve(tcp, router).with_graceful_shutdown(stopped(stop)).into_future());
+        let room = Arc::new(Semaphore::new(CONNECTIONS));
+        let unix = Bounded { listener: self.unix, room: room.clone() };
+        let serve = axum::serve(unix, router.clone()).with_graceful_shutdown(stopped(stop.clone()));
+        servers.spawn(serve.into_future());
+        if let Some(tcp) = self.tcp {
+            let tcp = tcp.tap_io(|stream| {
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, "answers may be slow over this connection");
+                }
+            });
+            let serve = axum::serve(Bounded { listener: tcp, room }, router);
+            servers.spawn(serve.with_graceful_shutdown(stopped(stop)).into_future());
         }
         while let Some(ended) = servers.join_next().await {
             if let Err(error) = ended.map_err(io::Error::other).and_then(|ended| ended) {

@@ -1,9 +1,11 @@
 //! The node's API over HTTP (see [`crate::api`]): one router for the Unix socket and, if it is asked for, loopback TCP.
 //!
 //! `submit` takes transactions, `requests` and `cases` show what came of them, `status` says how the node is and what
-//! happens; `listen` opens the sockets, `waiting` makes calls wait for news, `problem` says no.
+//! happens; `listen` opens the sockets, `connections` bounds who is let in, `waiting` makes calls wait for news, `problem`
+//! says no.
 
 mod cases;
+mod connections;
 mod listen;
 mod problem;
 mod requests;
@@ -29,6 +31,8 @@ use problem::Problem;
 
 /// How many calls read the logs at once; each ledger has more connections than that for readers.
 const READERS: usize = 20;
+/// How many bodies are read at once; who comes later waits for its turn.
+const BODIES: usize = 16;
 
 /// What the API shows and where it writes.
 pub struct Api {
@@ -37,6 +41,8 @@ pub struct Api {
     book: Arc<DutyBook>,
     /// Bounds how many threads read the disk.
     readers: Arc<Semaphore>,
+    /// Bounds how much memory calls take.
+    bodies: Semaphore,
     /// Set when the node stops, so that nobody is kept waiting.
     stop: watch::Receiver<bool>,
 }
@@ -49,7 +55,14 @@ impl Api {
         book: Arc<DutyBook>,
         stop: watch::Receiver<bool>,
     ) -> Api {
-        Api { ledgers, places, book, readers: Arc::new(Semaphore::new(READERS)), stop }
+        Api {
+            ledgers,
+            places,
+            book,
+            readers: Arc::new(Semaphore::new(READERS)),
+            bodies: Semaphore::new(BODIES),
+            stop,
+        }
     }
 
     /// The routes of the API.
@@ -102,13 +115,26 @@ impl Api {
     }
 }
 
-/// A page in a browser may send calls to a loopback address, but not without saying where it is from.
+/// A page in a browser may send calls to a loopback address, but not without saying where it is from, or by what name it
+/// found the address.
 async fn refuse_browsers(request: Request, next: Next) -> Response {
-    if request.headers().contains_key(header::ORIGIN) {
-        let message = "the API takes no calls from pages in a browser";
+    let headers = request.headers();
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    if headers.contains_key(header::ORIGIN) || !host.is_some_and(is_here) {
+        let message = "the API takes no calls from pages in a browser; call it by its address";
         return Problem::new(StatusCode::FORBIDDEN, "from-a-browser", message).into_response();
     }
     next.run(request).await
+}
+
+/// Whether a `Host` is a name or an address that no page elsewhere has: no dot, or loopback.
+fn is_here(host: &str) -> bool {
+    if let Ok(address) = host.parse::<std::net::SocketAddr>() {
+        return address.ip().is_loopback();
+    }
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    let address = name.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    address.map_or_else(|_| !name.contains('.'), |address| address.is_loopback())
 }
 
 /// A value in a path.
@@ -117,4 +143,21 @@ where
     T::Err: std::fmt::Display,
 {
     text.parse().map_err(|error| Problem::bad_request(format!("the path names no {what}: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_a_page_elsewhere_could_have_is_refused() {
+        for here in
+            ["assent", "localhost", "localhost:7420", "127.0.0.1:7420", "127.0.0.1", "[::1]:7420", "[::1]"]
+        {
+            assert!(is_here(here), "{here}");
+        }
+        for elsewhere in ["evil.example", "evil.example:7420", "192.168.0.1:80", "[fe80::1]:80"] {
+            assert!(!is_here(elsewhere), "{elsewhere}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Taking transactions. Nothing is answered before it is on disk.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use assent_consensus::transaction::{ATTACHMENT_LIMIT, Content, Transaction};
 use assent_ledger::{Placed, SubmitError};
@@ -18,6 +19,9 @@ use crate::node::ledgers::Log;
 use super::Api;
 use super::problem::Problem;
 
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// `POST /v1/ledgers/{chain}/transactions`
 pub(super) async fn one(
     State(api): State<Arc<Api>>,
@@ -26,7 +30,7 @@ pub(super) async fn one(
 ) -> Result<Json<Submitted>, Problem> {
     api.log(&chain)?;
     // A transaction of any kind is no larger than an attachment may be.
-    let bytes = whole(body, ATTACHMENT_LIMIT).await?;
+    let bytes = api.whole(body, ATTACHMENT_LIMIT).await?;
     let transaction = blocking(move || Ok(Transaction::parse(bytes.into())?)).await?;
     let placed = record(api.log(&chain)?, vec![transaction]).await?;
     let placed = placed.into_iter().next().ok_or_else(Problem::fault)??;
@@ -49,7 +53,7 @@ pub(super) async fn batch(
 ) -> Result<Json<BatchReport>, Problem> {
     let Query(BatchQuery { receipts }) = query.map_err(|error| Problem::bad_request(error.body_text()))?;
     api.log(&chain)?;
-    let bytes = whole(body, BATCH_BYTES).await?;
+    let bytes = api.whole(body, BATCH_BYTES).await?;
     let messages = blocking(move || read_batch(&bytes)).await?;
     let mut transactions = Vec::with_capacity(messages.len());
     let mut results: Vec<Option<Problem>> = Vec::with_capacity(messages.len());
@@ -125,18 +129,29 @@ fn submitted(log: &Log, placed: &Placed, receipt: bool) -> Result<Submitted, Pro
     Ok(Submitted { transaction, height, index, receipt })
 }
 
-async fn whole(body: Body, limit: usize) -> Result<Bytes, Problem> {
-    to_bytes(body, limit).await.map_err(|error| {
-        let mut cause: Option<&dyn std::error::Error> = Some(&error);
-        while let Some(error) = cause {
-            if error.is::<http_body_util::LengthLimitError>() {
-                let message = format!("the body has more than {limit} bytes");
-                return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message);
+impl Api {
+    /// A body, which must arrive in time.
+    async fn whole(&self, body: Body, limit: usize) -> Result<Bytes, Problem> {
+        let read = async {
+            let _turn = self.bodies.acquire().await;
+            to_bytes(body, limit).await
+        };
+        let read = tokio::time::timeout(BODY_TIMEOUT, read).await.map_err(|_| {
+            let message = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
+            Problem::new(StatusCode::REQUEST_TIMEOUT, "too-slow", message)
+        })?;
+        read.map_err(|error| {
+            let mut cause: Option<&dyn std::error::Error> = Some(&error);
+            while let Some(error) = cause {
+                if error.is::<http_body_util::LengthLimitError>() {
+                    let message = format!("the body has more than {limit} bytes");
+                    return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message);
+                }
+                cause = error.source();
             }
-            cause = error.source();
-        }
-        Problem::bad_request(format!("the body did not arrive: {error}"))
-    })
+            Problem::bad_request(format!("the body did not arrive: {error}"))
+        })
+    }
 }
 
 /// Does what keeps a processor busy for a while.
