@@ -109,12 +109,7 @@ impl<'g> Opening<'g> {
         same(WHAT, Member::Process, question.process, &self.process.name)?;
         same(WHAT, Member::Definition, question.definition, &process.digest())?;
         same(WHAT, Member::Case, question.case, &self.start.case)?;
-        if question.requester != self.requester.key.thumbprint() {
-            return Err(BundleError::NotARequester {
-                key: question.requester,
-                process: self.process.name.clone(),
-            });
-        }
+        same(WHAT, Member::Requester, &question.requester, &self.requester.key.thumbprint())?;
         let contract = find_contract(genesis, question.contract)?;
         let Question { step, attempt, subject, .. } = question;
         match process.step(step).map(|step| &step.action) {
@@ -227,7 +222,7 @@ impl Recount {
     /// Compares with what somebody says that it came to.
     ///
     /// # Errors
-    /// [`BundleError::BallotsDiffer`], [`BundleError::TooFewVotes`], [`BundleError::Differs`]
+    /// [`BundleError::NoVotes`], [`BundleError::TooFewVotes`], [`BundleError::BallotsDiffer`], [`BundleError::Differs`]
     pub fn confirm(
         &self,
         what: &'static str,
@@ -235,6 +230,9 @@ impl Recount {
         decided: UnixMillis,
         ballots: &BallotsRoot,
     ) -> Result<(), BundleError> {
+        if outcome == Outcome::Approved && self.ballots.is_empty() {
+            return Err(BundleError::NoVotes);
+        }
         if outcome == Outcome::Approved && self.outcome != Outcome::Approved {
             return Err(BundleError::TooFewVotes(self.outcome));
         }

@@ -96,6 +96,9 @@ pub enum BundleError {
     /// A cancellation before a ballot that was counted, or after the outcome.
     #[error("the cancellation did not come while the request was open")]
     CancelledTooLate,
+    /// An approval without a single ballot.
+    #[error("nobody has voted, and nothing is approved without a vote")]
+    NoVotes,
     /// An approval that the ballots do not give.
     #[error("the ballots do not approve: they come to `{0}`")]
     TooFewVotes(Outcome),
@@ -151,6 +154,7 @@ pub enum Member {
     Definition,
     Case,
     Start,
+    Requester,
     Request,
     VoteRequest,
     Voter,
@@ -179,6 +183,7 @@ impl BundleError {
             BundleError::Stranger(_) => "stranger",
             BundleError::Ballot { source, .. } => source.reason(),
             BundleError::CancelledTooLate => "cancelled-too-late",
+            BundleError::NoVotes => "no-votes",
             BundleError::TooFewVotes(_) => "too-few-votes",
             BundleError::BallotsDiffer { .. } => "ballots-differ",
             BundleError::Inclusion { source, .. } => source.reason(),
@@ -205,6 +210,7 @@ impl Member {
             Member::Definition => "other-definition",
             Member::Case => "other-case",
             Member::Start => "other-start",
+            Member::Requester => "other-requester",
             Member::Request => "other-request",
             Member::VoteRequest => "other-vote-request",
             Member::Voter => "wrong-voter",
@@ -228,6 +234,7 @@ impl Member {
             Member::Definition => "process document",
             Member::Case => "case",
             Member::Start => "start",
+            Member::Requester => "requester",
             Member::Request => "request",
             Member::VoteRequest => "vote request",
             Member::Voter => "voter",
