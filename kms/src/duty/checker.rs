@@ -150,6 +150,24 @@ fn not_in_use(name: &KeyName, version: KeyVersion, state: KeyState) -> Refused {
     Refused::person(reason, format!("version {version} of {name} is {state}: nothing is signed on its word"))
 }
 
+/// What a duty is said to be for, by an event of which nothing is verified yet.
+pub(super) fn claimed(duty: &Duty) -> Option<(Purpose, RequestId)> {
+    match duty {
+        Duty::VoteRequest { due, .. } => match consensus_event(due).ok()? {
+            ConsensusEvent::VoteRequestDue { request } => Some((Purpose::VoteRequest, request)),
+            _ => None,
+        },
+        Duty::Decision { due, .. } => match consensus_event(due).ok()? {
+            ConsensusEvent::DecisionDue { request, .. } => Some((Purpose::Decision, request)),
+            _ => None,
+        },
+        Duty::Action { due, .. } => match process_event(due).ok()? {
+            ProcessEvent::ActionDue { request, .. } => Some((Purpose::Action, request)),
+            _ => None,
+        },
+    }
+}
+
 fn consensus_event(proof: &EventProof) -> Result<ConsensusEvent, Refused> {
     ConsensusEvent::parse(&proof.event.0).map_err(unreadable)
 }

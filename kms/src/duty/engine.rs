@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, spawn_blocking};
 
 use super::anchors::{Anchors, BatchAnchors};
-use super::checker::{Checker, Verdict};
+use super::checker::{Checker, Verdict, claimed};
 use super::order::Prepared;
 use super::refusal::{BatchRefusal, Refusals, Refused};
 use super::vault::{KmsVault, Vault};
@@ -89,10 +89,16 @@ impl Engine {
         let anchors = match desk.anchors.known(&finality) {
             Some(anchors) => anchors,
             None => {
-                let genesis = genesis.clone();
-                desk.on_a_core(move |desk| desk.anchors.verify(&genesis, &*desk.vault, finality))
-                    .await
-                    .ok_or(BatchRefusal::Broken)??
+                let pinned = genesis.clone();
+                let verified =
+                    desk.on_a_core(move |desk| desk.anchors.verify(&pinned, &*desk.vault, finality)).await;
+                match verified.ok_or(BatchRefusal::Broken)? {
+                    Ok(anchors) => anchors,
+                    Err(refusal) => {
+                        desk.record_all(&duties, &refusal).await;
+                        return Err(refusal);
+                    }
+                }
             }
         };
         let checker = Arc::new(desk.checker(genesis, anchors));
@@ -161,6 +167,17 @@ impl Desk {
                 first.answer(&signed).ok_or_else(broken)
             }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Puts the refusal of a batch into the audit log, once for each of its duties, if its headers are not to be trusted.
+    async fn record_all(&self, duties: &[Duty], refusal: &BatchRefusal) {
+        if !refusal.is_verdict() {
+            return;
+        }
+        let refused = Refused::person(refusal.code(), refusal.to_string());
+        for (purpose, request) in duties.iter().filter_map(claimed) {
+            self.record(purpose, request, &refused).await;
         }
     }
 

@@ -130,6 +130,11 @@ pub enum BatchRefusal {
 }
 
 impl BatchRefusal {
+    /// Whether the audit log should have it: a header that is not final, or not on the trusted line, is no accident.
+    pub(super) fn is_verdict(&self) -> bool {
+        matches!(self, BatchRefusal::NotFinal { .. } | BatchRefusal::OtherLine { .. })
+    }
+
     /// The reason in a word that programs can rely on.
     pub fn code(&self) -> &'static str {
         match self {
