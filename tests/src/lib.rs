@@ -6,10 +6,12 @@
 //! | [`chance`] | numbers by chance that a seed repeats |
 //! | [`program`] | where the real programs are |
 //! | [`rules`] | the hunt for policies whose ballots two evaluators count differently |
+//! | [`scripted`] | a second implementation of the agent's side, which a test can make hostile |
 //! | [`second_verifier`] | the script that checks bundles with a stock JOSE library |
 
 pub mod campaign;
 pub mod chance;
 pub mod program;
 pub mod rules;
+pub mod scripted;
 pub mod second_verifier;
