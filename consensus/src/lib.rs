@@ -19,5 +19,6 @@ pub mod policy;
 pub mod process;
 pub mod subject;
 pub mod time;
+pub mod token_uri;
 pub mod transaction;
 pub mod vote;

@@ -6,6 +6,10 @@
 //! admin socket ─▶ pins (genesis, keys, trusted headers)
 //! ```
 
+pub mod audit;
+pub mod device;
 pub mod duty;
+pub mod pin;
 pub mod pins;
 pub mod signing;
+pub mod store;

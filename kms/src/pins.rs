@@ -1,18 +1,21 @@
 //! What the KMS goes by: the pinned genesis, its keys, and what a person or a verified header changed since. Nothing that
 //! comes with a request changes it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use assent_consensus::duty::TrustedHeaders;
+use assent_consensus::duty::{TrustedChain, TrustedHeaders};
 use assent_consensus::genesis::Genesis;
 use assent_consensus::header::TrustedHeader;
 use assent_consensus::jwk::{PublicKey, Thumbprint};
 use assent_consensus::message::{KeyVersion, RequestId};
 use assent_consensus::name::Name;
 
+use crate::device::ObjectId;
 use crate::signing::{KeyName, SigningError};
+use crate::store::{KeyRow, Store, StoreError};
 
 /// The state of a key version, in the words of NIST SP 800-57 Part 1 section 7.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,40 +85,146 @@ pub struct PinnedKey {
 
 /// What the KMS goes by. Cheap to clone; all clones see the same.
 #[derive(Clone)]
-pub struct Pins(Arc<()>);
+pub struct Pins(Arc<RwLock<State>>);
+
+/// Changed only after the change is in the file, but for trusted headers, which are written with what relies on them.
+#[derive(Default)]
+struct State {
+    genesis: Option<Arc<Genesis>>,
+    keys: Vec<KeyRow>,
+    suspended: BTreeSet<Thumbprint>,
+    released: BTreeSet<RequestId>,
+    trusted: BTreeMap<Name, Trusted>,
+}
+
+#[derive(Clone, Copy)]
+struct Trusted {
+    header: TrustedHeader,
+    is_written: bool,
+}
 
 impl Pins {
-    /// The pinned genesis, once there is one.
-    pub fn genesis(&self) -> Option<Arc<Genesis>> {
-        let () = *self.0;
-        None
+    /// Reads everything from the file.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn load(store: &Store) -> Result<Pins, StoreError> {
+        let pins = Pins(Arc::default());
+        pins.reload(store)?;
+        Ok(pins)
     }
 
-    /// The key of this name.
-    pub fn key(&self, _name: &KeyName) -> Option<PinnedKey> {
-        None
+    /// Reads everything again that is changed by people. Trusted headers stay as they are.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub(crate) fn reload(&self, store: &Store) -> Result<(), StoreError> {
+        let genesis = match (self.genesis(), store.genesis()?) {
+            (Some(genesis), Some(bytes)) if genesis.bytes() == bytes => Some(genesis),
+            (_, Some(bytes)) => Some(Arc::new(Genesis::parse(&bytes).map_err(|error| {
+                let why = format!("the pinned genesis cannot be read: {error}");
+                StoreError::Damaged { path: store.path().to_owned(), why }
+            })?)),
+            (_, None) => None,
+        };
+        let (keys, suspended, released) = (store.keys()?, store.suspended_voters()?, store.released()?);
+        let trusted = store.trusted()?;
+        let mut state = self.write();
+        state.genesis = genesis;
+        state.keys = keys;
+        state.suspended = suspended.into_iter().collect();
+        state.released = released.into_iter().collect();
+        for (chain, header) in trusted {
+            state.trusted.entry(chain).or_insert(Trusted { header, is_written: true });
+        }
+        Ok(())
+    }
+
+    /// The pinned genesis, once there is one.
+    pub fn genesis(&self) -> Option<Arc<Genesis>> {
+        self.read().genesis.clone()
+    }
+
+    /// The key of this name in the version that is in use: the last one that was activated.
+    pub fn key(&self, name: &KeyName) -> Option<PinnedKey> {
+        let state = self.read();
+        let row = state.keys.iter().rfind(|row| row.name == *name && row.activated.is_some())?;
+        Some(PinnedKey { version: row.version, public_key: row.public_key.clone(), state: row.state })
+    }
+
+    /// One version of a key, whatever its state.
+    pub(crate) fn key_row(&self, name: &KeyName, version: KeyVersion) -> Option<KeyRow> {
+        self.read().keys.iter().find(|row| row.name == *name && row.version == version).cloned()
+    }
+
+    pub(crate) fn set_key_state(&self, object: ObjectId, to: KeyState) {
+        if let Some(row) = self.write().keys.iter_mut().find(|row| row.object == object) {
+            row.state = to;
+        }
+    }
+
+    /// All keys, in order of name and version.
+    pub fn keys(&self) -> Vec<KeyRow> {
+        self.read().keys.clone()
     }
 
     /// Whether a person said that this voter's ballots count no more.
-    pub fn is_suspended(&self, _voter: Thumbprint) -> bool {
-        false
+    pub fn is_suspended(&self, voter: Thumbprint) -> bool {
+        self.read().suspended.contains(&voter)
     }
 
     /// Whether a person released this request although it is late.
-    pub fn is_released(&self, _request: RequestId) -> bool {
-        false
+    pub fn is_released(&self, request: RequestId) -> bool {
+        self.read().released.contains(&request)
     }
 
     /// The last trusted header of each ledger.
     pub fn trusted(&self) -> TrustedHeaders {
-        TrustedHeaders { chains: Vec::new() }
+        let state = self.read();
+        let chains = state
+            .trusted
+            .iter()
+            .map(|(chain, trusted)| TrustedChain { chain: chain.clone(), trusted: trusted.header });
+        TrustedHeaders { chains: chains.collect() }
     }
 
-    /// Trusts a later header of a ledger: on disk with or before the next intent. One that is not later changes nothing.
+    /// Trusts a later header of a ledger: it is on disk with or before the next intent. One that is not later changes
+    /// nothing.
     ///
     /// # Errors
-    /// [`SigningError`], if it cannot be written.
-    pub fn advance_trusted(&self, _chain: &Name, _trusted: TrustedHeader) -> Result<(), SigningError> {
+    /// None yet: it is written with the next intent, which fails if it cannot be written.
+    pub fn advance_trusted(&self, chain: &Name, header: TrustedHeader) -> Result<(), SigningError> {
+        let mut state = self.write();
+        let is_later = state.trusted.get(chain).is_none_or(|known| known.header.height < header.height);
+        if is_later {
+            state.trusted.insert(chain.clone(), Trusted { header, is_written: false });
+        }
         Ok(())
+    }
+
+    pub(crate) fn unwritten_trusted(&self) -> Vec<(Name, TrustedHeader)> {
+        let state = self.read();
+        let unwritten = state.trusted.iter().filter(|(_, trusted)| !trusted.is_written);
+        unwritten.map(|(chain, trusted)| (chain.clone(), trusted.header)).collect()
+    }
+
+    pub(crate) fn trusted_are_written(&self, written: &[(Name, TrustedHeader)]) {
+        if written.is_empty() {
+            return;
+        }
+        let mut state = self.write();
+        for (chain, header) in written {
+            if let Some(trusted) = state.trusted.get_mut(chain).filter(|trusted| trusted.header == *header) {
+                trusted.is_written = true;
+            }
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

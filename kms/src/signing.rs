@@ -1,16 +1,28 @@
 //! The one way to a signature: the intent with its exact bytes on disk, then the device, then the signature verified and on
 //! disk, then the answer (invariants I3 and I11).
 
+use std::collections::HashSet;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 pub use assent_consensus::artifact::ToSign;
 use assent_consensus::digest::{Digest, Tuple};
+use assent_consensus::json::Integer;
 use assent_consensus::jwk::Signature;
 use assent_consensus::message::{KeyVersion, RequestId};
 use assent_consensus::name::Name;
+use assent_consensus::time::UnixMillis;
+use serde::{Deserialize, Serialize};
+
+use crate::audit::{Entry, LoggedKey, shortened};
+use crate::device::{DeviceError, ObjectId, Pool};
+use crate::pins::{KeyState, Pins};
+use crate::store::{KeyRow, Store, StoreError, Writer};
 
 /// What a signature is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Purpose {
     /// A contract asks its voters.
     VoteRequest,
@@ -119,8 +131,11 @@ pub enum SigningError {
     /// The token does not answer.
     #[error("the token does not answer: {0}; it is tried again by itself")]
     DeviceGone(String),
+    /// The token refuses, or fails in a way that another try does not mend.
+    #[error("{0}")]
+    DeviceFailed(String),
     /// The PIN was wrong once.
-    #[error("the PIN is wrong, and is not tried again by itself: {0}")]
+    #[error("{0}")]
     WrongPin(String),
     /// The log cannot be written, so nothing is signed.
     #[error("the audit log cannot be written, so nothing is signed: {0}")]
@@ -149,7 +164,7 @@ pub enum SigningError {
         /// Which version.
         version: KeyVersion,
         /// Its state.
-        state: crate::pins::KeyState,
+        state: KeyState,
     },
     /// The device gave a signature that is not one.
     #[error("the device gave a wrong signature with {0}, which is now suspended")]
@@ -159,7 +174,7 @@ pub enum SigningError {
 impl SigningError {
     /// Whether the same may succeed later without a person.
     pub fn is_retry(&self) -> bool {
-        matches!(self, SigningError::Busy | SigningError::DeviceGone(_))
+        matches!(self, SigningError::Busy | SigningError::DeviceGone(_) | SigningError::AuditFailed(_))
     }
 
     /// The reason in a word that programs can rely on.
@@ -167,13 +182,14 @@ impl SigningError {
         match self {
             SigningError::Busy => "busy",
             SigningError::DeviceGone(_) => "device-gone",
+            SigningError::DeviceFailed(_) => "device-failed",
             SigningError::WrongPin(_) => "wrong-pin",
             SigningError::AuditFailed(_) => "audit-failed",
             SigningError::Conflict { .. } => "conflict",
             SigningError::UnknownKey { .. } => "unknown-key",
             SigningError::KeyNotActive { state, .. } => match state {
-                crate::pins::KeyState::Suspended => "key-suspended",
-                crate::pins::KeyState::Compromised => "key-compromised",
+                KeyState::Suspended => "key-suspended",
+                KeyState::Compromised => "key-compromised",
                 _ => "key-not-active",
             },
             SigningError::WrongSignature(_) => "wrong-signature",
@@ -181,38 +197,218 @@ impl SigningError {
     }
 }
 
+impl From<StoreError> for SigningError {
+    fn from(error: StoreError) -> SigningError {
+        match error {
+            StoreError::Busy => SigningError::Busy,
+            error => SigningError::AuditFailed(error.to_string()),
+        }
+    }
+}
+
 /// The signing service.
-pub struct Signing(());
+pub struct Signing {
+    pins: Pins,
+    writer: Arc<Writer>,
+    pool: Arc<Pool>,
+    /// For questions only; one at a time, each a few page reads.
+    reader: Mutex<Store>,
+    /// Duties that are being signed, so that none is signed twice at once.
+    under_way: Mutex<HashSet<DutyId>>,
+    refusals: Mutex<RefusalMemory>,
+    clock: Clock,
+    signatures: AtomicU64,
+}
+
+/// The time, in milliseconds since the Unix epoch.
+pub type Clock = Arc<dyn Fn() -> UnixMillis + Send + Sync>;
 
 impl Signing {
+    /// A service over one file and one device.
+    pub fn new(pins: Pins, writer: Arc<Writer>, reader: Store, pool: Arc<Pool>, clock: Clock) -> Signing {
+        Signing {
+            pins,
+            writer,
+            pool,
+            reader: Mutex::new(reader),
+            under_way: Mutex::default(),
+            refusals: Mutex::default(),
+            clock,
+            signatures: AtomicU64::new(0),
+        }
+    }
+
     /// What is on disk about a duty.
     ///
     /// # Errors
     /// [`SigningError::AuditFailed`], if it cannot be read.
-    pub fn recorded(&self, _duty: DutyId) -> Result<Option<Recorded>, SigningError> {
-        let () = self.0;
-        Ok(None)
+    pub fn recorded(&self, duty: DutyId) -> Result<Option<Recorded>, SigningError> {
+        Ok(self.reader.lock().unwrap_or_else(PoisonError::into_inner).recorded(duty)?)
     }
 
     /// Signs, once for a duty: the same order again gives the same signature, another one for the same duty is refused.
     ///
     /// # Errors
     /// [`SigningError`]
-    pub async fn sign(&self, _order: Order) -> Result<SignedOrder, SigningError> {
-        Err(SigningError::Busy)
+    pub async fn sign(&self, order: Order) -> Result<SignedOrder, SigningError> {
+        let _under_way = UnderWay::begin(&self.under_way, order.duty())?;
+        self.usable_key(&order)?;
+        let (at, intended) = ((self.clock)(), order.clone());
+        let recorded = self.writer.write(move |batch| batch.intend(at, intended)).await?;
+        if recorded.order != order {
+            return Err(SigningError::Conflict { purpose: order.purpose, request: order.request });
+        }
+        if let Some(signed) = recorded.result {
+            return Ok(signed);
+        }
+        // Again: a person may have said meanwhile that the key is compromised.
+        let key = self.usable_key(&order)?;
+        let digest = order.to_sign.digest();
+        let signature = match self.pool.sign(key.object, key.public_key.clone(), digest).await {
+            Ok(signature) => signature,
+            Err(DeviceError::WrongSignature) => return Err(self.suspend(&key, order.key).await),
+            Err(error) => return Err(error.into()),
+        };
+        self.signatures.fetch_add(1, Ordering::Relaxed);
+        let at = (self.clock)();
+        Ok(self.writer.write(move |batch| batch.conclude(at, order, &signature)).await?)
     }
 
-    /// Puts a refusal into the audit log.
+    /// Puts a refusal into the audit log. The same refusal again is not put there twice while this process remembers it.
     ///
     /// # Errors
     /// [`SigningError`]
     pub async fn record_refusal(
         &self,
-        _purpose: Purpose,
-        _request: RequestId,
-        _reason: &str,
-        _message: &str,
+        purpose: Purpose,
+        request: RequestId,
+        reason: &str,
+        message: &str,
     ) -> Result<(), SigningError> {
-        Err(SigningError::Busy)
+        let message = shortened(message);
+        let tuple =
+            Tuple::new("refusal").text(purpose.as_str()).digest(&request.0).text(reason).text(&message);
+        let refusal = tuple.hash();
+        if self.refusals.lock().unwrap_or_else(PoisonError::into_inner).knows(&refusal) {
+            return Ok(());
+        }
+        let (at, reason) = ((self.clock)(), shortened(reason));
+        let entry = Entry::Refusal { at, purpose, request, reason, message };
+        self.writer.write(move |batch| batch.append(&entry).map(drop)).await?;
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).remember(refusal);
+        Ok(())
+    }
+
+    /// How many signatures this process made.
+    pub fn signatures(&self) -> u64 {
+        self.signatures.load(Ordering::Relaxed)
+    }
+
+    fn usable_key(&self, order: &Order) -> Result<KeyRow, SigningError> {
+        let unknown = || SigningError::UnknownKey { key: order.key.clone(), version: order.version };
+        let row = self.pins.key_row(&order.key, order.version).ok_or_else(unknown)?;
+        match row.state {
+            KeyState::Active => Ok(row),
+            state => {
+                Err(SigningError::KeyNotActive { key: order.key.clone(), version: order.version, state })
+            }
+        }
+    }
+
+    /// A key whose signature was wrong signs nothing more before a person looked.
+    async fn suspend(&self, key: &KeyRow, name: KeyName) -> SigningError {
+        tracing::error!(alarm = true, key = %name, "the device gave a wrong signature: the key is suspended");
+        let change = KeyChange {
+            object: key.object,
+            key: LoggedKey::new(&name, key.version),
+            from: key.state,
+            to: KeyState::Suspended,
+            by: None,
+            why: "the device gave a wrong signature with it".into(),
+        };
+        match change.write(&self.writer, &self.pins, (self.clock)()).await {
+            Ok(()) => SigningError::WrongSignature(name),
+            Err(error) => error.into(),
+        }
+    }
+}
+
+/// A change of a key's state, with its entry in the log.
+pub(crate) struct KeyChange {
+    pub object: ObjectId,
+    pub key: LoggedKey,
+    pub from: KeyState,
+    pub to: KeyState,
+    pub by: Option<Integer>,
+    pub why: String,
+}
+
+impl KeyChange {
+    pub(crate) async fn write(self, writer: &Writer, pins: &Pins, at: UnixMillis) -> Result<(), StoreError> {
+        let object = self.object;
+        // At once, in memory first: what is suspended or compromised signs nothing even if that cannot be written.
+        pins.set_key_state(object, self.to);
+        let KeyChange { key, from, to, by, why, .. } = self;
+        let entry = Entry::KeyState { at, by, key, from: from.to_string(), to: to.to_string(), why };
+        writer
+            .write(move |batch| {
+                batch.set_key_state(object, to, at)?;
+                batch.append(&entry).map(drop)
+            })
+            .await
+    }
+}
+
+/// One duty that is being signed, as long as this lives.
+struct UnderWay<'s> {
+    all: &'s Mutex<HashSet<DutyId>>,
+    duty: DutyId,
+}
+
+impl<'s> UnderWay<'s> {
+    fn begin(all: &'s Mutex<HashSet<DutyId>>, duty: DutyId) -> Result<UnderWay<'s>, SigningError> {
+        match all.lock().unwrap_or_else(PoisonError::into_inner).insert(duty) {
+            true => Ok(UnderWay { all, duty }),
+            false => Err(SigningError::Busy),
+        }
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.duty);
+    }
+}
+
+/// The refusals of late, so that one that is asked for again and again does not fill the disk.
+#[derive(Default)]
+struct RefusalMemory {
+    known: HashSet<Digest>,
+}
+
+impl RefusalMemory {
+    fn knows(&self, refusal: &Digest) -> bool {
+        self.known.contains(refusal)
+    }
+
+    fn remember(&mut self, refusal: Digest) {
+        if self.known.len() >= REFUSALS_REMEMBERED {
+            self.known.clear();
+        }
+        self.known.insert(refusal);
+    }
+}
+
+/// The most refusals that are remembered.
+const REFUSALS_REMEMBERED: usize = 16_384;
+
+impl From<DeviceError> for SigningError {
+    fn from(error: DeviceError) -> SigningError {
+        match error {
+            DeviceError::Busy => SigningError::Busy,
+            DeviceError::Pin(why) => SigningError::WrongPin(why),
+            DeviceError::Gone(why) => SigningError::DeviceGone(why),
+            error => SigningError::DeviceFailed(error.to_string()),
+        }
     }
 }

@@ -10,7 +10,7 @@ pub mod key_file;
 pub mod question;
 pub mod secret;
 pub mod token;
-pub mod token_uri;
+pub use assent_consensus::token_uri;
 
 use std::convert::Infallible;
 use std::path::PathBuf;

@@ -46,7 +46,7 @@ pub enum KeyUriError {
     Unknown(String),
     /// A PIN in what everybody can see.
     #[error(
-        "`{0}` must not be in a `pkcs11:` URI, which others can see: give `--pin-file`, or type it when asked"
+        "`{0}` must not be in a `pkcs11:` URI, which others can see: put it into a file that you alone can read"
     )]
     Pin(String),
     /// The same attribute twice.

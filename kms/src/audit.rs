@@ -1,0 +1,160 @@
+//! The audit log: what it holds, and how its entries are chained.
+//!
+//! An entry is one JSON object. The head after it is H(`assent-audit-v1`, head before, entry's bytes), the head before the
+//! first being `sha256:` and 64 zeros; so whoever knows a head sees whether anything before it was changed or left out.
+
+use assent_consensus::digest::{Digest, Tuple};
+use assent_consensus::encoding::Bytes;
+use assent_consensus::json::Integer;
+use assent_consensus::jwk::{PublicKey, Signature, Thumbprint};
+use assent_consensus::message::{DeploymentId, KeyVersion, RequestId};
+use assent_consensus::name::Name;
+use assent_consensus::time::UnixMillis;
+use serde::{Deserialize, Serialize};
+
+use crate::signing::{KeyName, Order, Purpose, ToSign};
+
+/// The longest sentence of a refusal that is kept, in bytes.
+pub const SENTENCE_LIMIT: usize = 1_000;
+
+/// One entry of the log; `at` is the KMS's clock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "entry", rename_all = "kebab-case", deny_unknown_fields)]
+#[allow(missing_docs, reason = "the members are what their names say")]
+pub enum Entry {
+    /// `assent-kms init`.
+    Created { at: UnixMillis, instance: Bytes },
+    /// The daemon starts.
+    Started { at: UnixMillis, epoch: Integer, program: String },
+    /// A key was generated.
+    KeyCreated { at: UnixMillis, by: Integer, key: LoggedKey, object: Bytes, public_key: PublicKey },
+    /// Genesis was pinned, and its keys activated.
+    Pinned { at: UnixMillis, by: Integer, deployment: DeploymentId },
+    /// A key's state was changed; `by` is the user, and absent if the KMS did it by itself.
+    KeyState {
+        at: UnixMillis,
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        by: Option<Integer>,
+        key: LoggedKey,
+        from: String,
+        to: String,
+        why: String,
+    },
+    /// A voter's ballots count no more.
+    VoterSuspended { at: UnixMillis, by: Integer, voter: Thumbprint },
+    /// A late request may be decided.
+    Released { at: UnixMillis, by: Integer, request: RequestId },
+    /// A key is about to be used. Exactly one of `digest` and `message` is there: the exact bytes.
+    Intent {
+        at: UnixMillis,
+        purpose: Purpose,
+        request: RequestId,
+        key: LoggedKey,
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        digest: Option<Digest>,
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        message: Option<Bytes>,
+    },
+    /// What the device gave, verified. `intent` is the number of the intent's entry.
+    Result { at: UnixMillis, intent: Integer, signature: Bytes },
+    /// A duty was not done.
+    Refusal { at: UnixMillis, purpose: Purpose, request: RequestId, reason: String, message: String },
+}
+
+/// A key version, as the log names it. Exactly one of `contract` and `key` is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoggedKey {
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    contract: Option<Name>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    key: Option<Name>,
+    version: KeyVersion,
+}
+
+impl LoggedKey {
+    /// Names a key version.
+    pub fn new(name: &KeyName, version: KeyVersion) -> LoggedKey {
+        let (contract, key) = match name {
+            KeyName::Contract(name) => (Some(name.clone()), None),
+            KeyName::Operational(name) => (None, Some(name.clone())),
+        };
+        LoggedKey { contract, key, version }
+    }
+
+    fn name(self) -> Option<KeyName> {
+        match (self.contract, self.key) {
+            (Some(name), None) => Some(KeyName::Contract(name)),
+            (None, Some(name)) => Some(KeyName::Operational(name)),
+            _ => None,
+        }
+    }
+}
+
+/// The head after an entry.
+pub fn next_head(head: &Digest, entry: &[u8]) -> Digest {
+    Tuple::new("assent-audit-v1").digest(head).bytes(entry).hash()
+}
+
+impl Entry {
+    /// The intent to carry out an order.
+    pub fn intent(at: UnixMillis, order: &Order) -> Entry {
+        let (digest, message) = match &order.to_sign {
+            ToSign::Digest(digest) => (Some(*digest), None),
+            ToSign::Message(bytes) => (None, Some(Bytes(bytes.clone()))),
+        };
+        Entry::Intent {
+            at,
+            purpose: order.purpose,
+            request: order.request,
+            key: LoggedKey::new(&order.key, order.version),
+            digest,
+            message,
+        }
+    }
+
+    /// The order whose intent this is.
+    pub fn into_order(self) -> Option<Order> {
+        let Entry::Intent { purpose, request, key, digest, message, .. } = self else { return None };
+        let to_sign = match (digest, message) {
+            (Some(digest), None) => ToSign::Digest(digest),
+            (None, Some(bytes)) => ToSign::Message(bytes.0),
+            _ => return None,
+        };
+        let version = key.version;
+        Some(Order { purpose, request, key: key.name()?, version, to_sign })
+    }
+
+    /// The signature, if this is a result.
+    pub fn signature(&self) -> Option<Signature> {
+        match self {
+            Entry::Result { signature, .. } => signature.0.as_slice().try_into().ok(),
+            _ => None,
+        }
+    }
+
+    /// The user who did it, the moment, and what was done in a word.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Entry::Created { .. } => "created",
+            Entry::Started { .. } => "started",
+            Entry::KeyCreated { .. } => "key-created",
+            Entry::Pinned { .. } => "pinned",
+            Entry::KeyState { .. } => "key-state",
+            Entry::VoterSuspended { .. } => "voter-suspended",
+            Entry::Released { .. } => "released",
+            Entry::Intent { .. } => "intent",
+            Entry::Result { .. } => "result",
+            Entry::Refusal { .. } => "refusal",
+        }
+    }
+}
+
+/// The first [`SENTENCE_LIMIT`] bytes of a sentence.
+pub(crate) fn shortened(sentence: &str) -> String {
+    let mut end = sentence.len().min(SENTENCE_LIMIT);
+    while !sentence.is_char_boundary(end) {
+        end -= 1;
+    }
+    sentence[..end].to_owned()
+}

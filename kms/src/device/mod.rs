@@ -1,0 +1,187 @@
+//! Devices that hold private keys, behind one trait that speaks the words of PKCS#11.
+//!
+//! ```text
+//! Driver ─connect─▶ Device (one session, logged in)
+//!    └─ Pool: as many worker threads as there are sessions, a bounded queue in front
+//! ```
+
+pub mod pkcs11;
+mod pool;
+
+use std::fmt;
+
+use assent_consensus::digest::Digest;
+use assent_consensus::encoding;
+use assent_consensus::jwk::{PublicKey, Signature};
+
+pub use pool::{POOL_QUEUE, Pool};
+
+/// Names a key pair within a device: CKA_ID, 16 random bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectId(pub [u8; 16]);
+
+impl fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What a device says of itself.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct DeviceInfo {
+    /// The token's label.
+    pub label: String,
+    /// The token's serial number.
+    pub serial: String,
+    /// Its manufacturer.
+    pub manufacturer: String,
+    /// Its model.
+    pub model: String,
+    /// Its firmware's version.
+    pub firmware: String,
+    /// The module's description and version.
+    pub module: String,
+    /// How many sessions are open, if the device counts them.
+    pub sessions: Option<u64>,
+    /// How many sessions it allows, if it says so; nothing if it sets no limit.
+    pub sessions_limit: Option<u64>,
+}
+
+/// A key pair that a device holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceKey {
+    /// Its id.
+    pub object: ObjectId,
+    /// Its label.
+    pub label: String,
+    /// The public half; nothing if it is not there or not a P-256 key.
+    pub public_key: Option<PublicKey>,
+    /// Whether the private half is there.
+    pub has_private: bool,
+}
+
+/// What ties a device to one database: see [`crate::epoch`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EpochMark {
+    /// The KMS whose database it is.
+    pub instance: [u8; 16],
+    /// The database's epoch.
+    pub epoch: u64,
+}
+
+/// One session with a device, logged in. All calls block.
+pub trait Device: Send {
+    /// What the device says of itself.
+    ///
+    /// # Errors
+    /// [`DeviceError`]
+    fn info(&mut self) -> Result<DeviceInfo, DeviceError>;
+
+    /// Generates a P-256 key pair in the device, sensitive and never extractable, and checks that it is (invariant I1).
+    ///
+    /// # Errors
+    /// [`DeviceError`]; a key that is not as it must be is destroyed.
+    fn generate(&mut self, label: &str) -> Result<(ObjectId, PublicKey), DeviceError>;
+
+    /// The public half of a key pair whose private half is there; nothing if either is not.
+    ///
+    /// # Errors
+    /// [`DeviceError`], also if the device does not answer: an empty answer of one that is gone is no answer.
+    fn public_key(&mut self, object: ObjectId) -> Result<Option<PublicKey>, DeviceError>;
+
+    /// Signs a SHA-256 digest (ECDSA, r and s).
+    ///
+    /// # Errors
+    /// [`DeviceError`]
+    fn sign(&mut self, object: ObjectId, digest: &Digest) -> Result<Signature, DeviceError>;
+
+    /// All key pairs of the device.
+    ///
+    /// # Errors
+    /// [`DeviceError`]
+    fn list(&mut self) -> Result<Vec<DeviceKey>, DeviceError>;
+
+    /// Destroys a key pair.
+    ///
+    /// # Errors
+    /// [`DeviceError`]
+    fn destroy(&mut self, object: ObjectId) -> Result<(), DeviceError>;
+
+    /// The epoch marks on the device; more than one if the last change of one was cut short.
+    ///
+    /// # Errors
+    /// [`DeviceError`]
+    fn epoch_marks(&mut self) -> Result<Vec<EpochMark>, DeviceError>;
+
+    /// Puts a mark on the device and then removes all others of its instance.
+    ///
+    /// # Errors
+    /// [`DeviceError`]
+    fn put_epoch_mark(&mut self, mark: EpochMark) -> Result<(), DeviceError>;
+}
+
+/// Opens sessions with one device.
+pub trait Driver: Send + Sync {
+    /// A new session, logged in.
+    ///
+    /// # Errors
+    /// [`DeviceError`]
+    fn connect(&self) -> Result<Box<dyn Device>, DeviceError>;
+}
+
+/// Why a device did not do what it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceError {
+    /// As many jobs wait as may.
+    #[error("{POOL_QUEUE} jobs wait for the token already: try again in a second")]
+    Busy,
+    /// The device, or the session, is gone.
+    #[error("the token does not answer: {0}")]
+    Gone(String),
+    /// It is not to be used before a person looked at the PIN.
+    #[error("{0}")]
+    Pin(String),
+    /// The configuration does not lead to one token.
+    #[error("{0}")]
+    Setup(String),
+    /// The key is not there.
+    #[error("the token has no key pair with the id {0}")]
+    NoKey(ObjectId),
+    /// A generated key is not as it must be.
+    #[error("the token made a key that is not {0}; it was destroyed and is not used")]
+    Unsafe(&'static str),
+    /// The device refused or failed, and is still there.
+    #[error("the token failed: {0}")]
+    Failed(String),
+    /// A signature that does not verify.
+    #[error("the token gave a signature that does not verify")]
+    WrongSignature,
+}
+
+impl DeviceError {
+    /// Whether the session is of no use any more.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, DeviceError::Gone(_))
+    }
+}
+
+/// Bytes as lower-case hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The content of the data object that holds a mark: instance in base64url, a space, epoch in decimal.
+pub(crate) fn write_mark(mark: EpochMark) -> String {
+    format!("{} {}", encoding::encode(&mark.instance), mark.epoch)
+}
+
+pub(crate) fn read_mark(bytes: &[u8]) -> Option<EpochMark> {
+    let (instance, epoch) = std::str::from_utf8(bytes).ok()?.split_once(' ')?;
+    Some(EpochMark { instance: encoding::decode_array(instance).ok()?, epoch: epoch.parse().ok()? })
+}

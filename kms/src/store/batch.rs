@@ -1,0 +1,219 @@
+//! One write transaction: what goes into it, and the log's head as it grows.
+
+use assent_consensus::digest::Digest;
+use assent_consensus::header::TrustedHeader;
+use assent_consensus::json::{self, Integer};
+use assent_consensus::jwk::{PublicKey, Signature, Thumbprint};
+use assent_consensus::message::{KeyVersion, RequestId};
+use assent_consensus::name::Name;
+use assent_consensus::time::UnixMillis;
+
+use super::{Head, Store, StoreError, integer, sql};
+use crate::audit::{Entry, next_head};
+use crate::device::ObjectId;
+use crate::pins::KeyState;
+use crate::signing::{DutyId, KeyName, Order, Recorded, SignedOrder};
+
+/// A write transaction that is under way.
+pub struct Batch<'s> {
+    store: &'s Store,
+    head: Head,
+}
+
+/// A key pair that was generated.
+#[derive(Clone, Debug)]
+pub struct NewKey {
+    /// The key pair on the device.
+    pub object: ObjectId,
+    /// Its name.
+    pub name: KeyName,
+    /// Its version.
+    pub version: KeyVersion,
+    /// Its public half.
+    pub public_key: PublicKey,
+    /// When.
+    pub created: UnixMillis,
+}
+
+impl Batch<'_> {
+    pub(super) fn new(store: &Store, head: Head) -> Batch<'_> {
+        Batch { store, head }
+    }
+
+    /// The log's end, as far as this transaction is.
+    pub fn head(&self) -> Head {
+        self.head
+    }
+
+    /// What the file holds, this transaction's changes included.
+    pub fn store(&self) -> &Store {
+        self.store
+    }
+
+    /// Puts an entry at the log's end; its number and the head after it.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn append(&mut self, entry: &Entry) -> Result<Head, StoreError> {
+        let bytes = json::write(entry);
+        let head = Head { number: self.head.number + 1, digest: next_head(&self.head.digest, &bytes) };
+        self.run(sql::APPEND, (integer(head.number), bytes, head.digest.as_bytes()))?;
+        self.head = head;
+        Ok(head)
+    }
+
+    /// Records the intent to carry out an order, unless one is recorded for its duty; what is recorded.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn intend(&mut self, at: UnixMillis, order: Order) -> Result<Recorded, StoreError> {
+        let duty = order.duty();
+        if let Some(recorded) = self.store.recorded(duty)? {
+            return Ok(recorded);
+        }
+        let head = self.append(&Entry::intent(at, &order))?;
+        self.run(sql::INSERT_DUTY, (duty.digest().as_bytes(), integer(head.number)))?;
+        Ok(Recorded { order, result: None })
+    }
+
+    /// Records the signature of an order whose intent is recorded, unless one is; what is recorded.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn conclude(
+        &mut self,
+        at: UnixMillis,
+        order: Order,
+        signature: &Signature,
+    ) -> Result<SignedOrder, StoreError> {
+        let duty = order.duty();
+        let missing = || self.store.damaged("an intent that was recorded is not there");
+        let (intent, result) = self.store.duty(duty)?.ok_or_else(missing)?;
+        if let Some(signed) = result.map(|number| self.store.signed(order.clone(), number)).transpose()? {
+            return Ok(signed);
+        }
+        let signature_bytes = assent_consensus::encoding::Bytes(signature.to_vec());
+        let entry = Entry::Result { at, intent: Integer::saturating(intent), signature: signature_bytes };
+        let head = self.append(&entry)?;
+        self.run(sql::SET_RESULT, (duty.digest().as_bytes(), integer(head.number)))?;
+        Ok(SignedOrder { order, signature: *signature, audit: head.digest })
+    }
+
+    /// Puts a key into the table.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn insert_key(&self, key: &NewKey) -> Result<(), StoreError> {
+        let (kind, name) = key_columns(&key.name);
+        let version = integer(key.version.0.get());
+        let (point, created) = (key.public_key.point(), integer(key.created.get()));
+        let state = KeyState::PreActivation.as_str();
+        self.run(sql::INSERT_KEY, (key.object.0, kind, name.as_str(), version, point, state, created))
+    }
+
+    /// Changes a key's state.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn set_key_state(&self, object: ObjectId, state: KeyState, at: UnixMillis) -> Result<(), StoreError> {
+        self.run(sql::SET_KEY_STATE, (object.0, state.as_str(), integer(at.get())))
+    }
+
+    /// Activates a key: by whom it is governed, and the policy that decides on it.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn activate_key(
+        &self,
+        object: ObjectId,
+        governed_by: Option<&Name>,
+        policy: &Digest,
+        at: UnixMillis,
+    ) -> Result<(), StoreError> {
+        let (state, governor) = (KeyState::Active.as_str(), governed_by.map(Name::as_str));
+        self.run(sql::ACTIVATE_KEY, (object.0, state, governor, policy.as_bytes(), integer(at.get())))
+    }
+
+    /// Puts genesis into the file, where there is none.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn insert_genesis(&self, bytes: &[u8], at: UnixMillis) -> Result<(), StoreError> {
+        self.run(sql::INSERT_GENESIS, (bytes, integer(at.get())))
+    }
+
+    /// Keeps a trusted header, if it is later than the one before.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn put_trusted(&self, chain: &Name, trusted: &TrustedHeader) -> Result<(), StoreError> {
+        self.run(sql::PUT_TRUSTED, (chain.as_str(), integer(trusted.height.get()), trusted.id.as_bytes()))
+    }
+
+    /// Suspends a voter.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn suspend_voter(&self, voter: &Thumbprint, at: UnixMillis) -> Result<(), StoreError> {
+        self.run(sql::SUSPEND_VOTER, (voter.as_bytes(), integer(at.get())))
+    }
+
+    /// Releases a request.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn release(&self, request: &RequestId, at: UnixMillis) -> Result<(), StoreError> {
+        self.run(sql::RELEASE, (request.0.as_bytes(), integer(at.get())))
+    }
+
+    /// Says which epoch is being put on the token.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn set_pending(&self, epoch: u64) -> Result<(), StoreError> {
+        self.run(sql::SET_PENDING, [integer(epoch)])
+    }
+
+    /// Says that an epoch is on the token.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn set_epoch(&self, epoch: u64) -> Result<(), StoreError> {
+        self.run(sql::SET_EPOCH, [integer(epoch)])
+    }
+
+    fn run(&self, query: &str, params: impl rusqlite::Params) -> Result<(), StoreError> {
+        self.store.sql(self.store.statement(query)?.execute(params).map(drop))
+    }
+}
+
+impl Store {
+    /// What the log says of a duty.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn recorded(&self, duty: DutyId) -> Result<Option<Recorded>, StoreError> {
+        let Some((intent, result)) = self.duty(duty)? else { return Ok(None) };
+        let order = self.entry(intent)?.0.into_order();
+        let order = order.filter(|order| order.duty() == duty).ok_or_else(|| {
+            self.damaged(format!("entry {intent} of the audit log is not the intent of its duty"))
+        })?;
+        let result = result.map(|number| self.signed(order.clone(), number)).transpose()?;
+        Ok(Some(Recorded { order, result }))
+    }
+
+    fn signed(&self, order: Order, number: u64) -> Result<SignedOrder, StoreError> {
+        let (entry, audit) = self.entry(number)?;
+        let signature = entry
+            .signature()
+            .ok_or_else(|| self.damaged(format!("entry {number} of the audit log is not a result")))?;
+        Ok(SignedOrder { order, signature, audit })
+    }
+}
+
+fn key_columns(name: &KeyName) -> (&'static str, &Name) {
+    match name {
+        KeyName::Contract(name) => ("contract", name),
+        KeyName::Operational(name) => ("key", name),
+    }
+}

@@ -1,0 +1,495 @@
+//! The KMS's file (SQLite): keys, pins, and the audit log.
+//!
+//! ```text
+//! many callers ─▶ Writer (one thread, one transaction and one fsync for all that wait) ─▶ file ─▶ Store (reading)
+//! ```
+
+mod batch;
+mod error;
+mod sql;
+mod writer;
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::Read;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use assent_consensus::digest::Digest;
+use assent_consensus::header::TrustedHeader;
+use assent_consensus::json;
+use assent_consensus::json::Integer;
+use assent_consensus::jwk::{PublicKey, Thumbprint};
+use assent_consensus::message::{KeyVersion, RequestId};
+use assent_consensus::name::Name;
+use assent_consensus::time::UnixMillis;
+use rusqlite::{CachedStatement, Connection, OpenFlags, OptionalExtension};
+
+use crate::audit::Entry;
+use crate::device::ObjectId;
+use crate::pins::KeyState;
+use crate::signing::{DutyId, KeyName};
+
+pub use batch::{Batch, NewKey};
+pub use error::StoreError;
+pub use writer::{WRITER_QUEUE, Writer};
+
+/// The database's name in the state directory.
+pub const FILE: &str = "kms.sqlite";
+/// How long another program's lock on the file is waited for, in milliseconds.
+const LOCK_PATIENCE_MS: u64 = 5_000;
+/// How many prepared statements a connection keeps; more than there are queries.
+const STATEMENTS: usize = 48;
+/// After how many pages of 4 KiB the write-ahead log is written back into the file.
+const CHECKPOINT_PAGES: i64 = 4_000;
+
+/// One connection to the KMS's file.
+pub struct Store {
+    connection: Connection,
+    path: PathBuf,
+}
+
+/// Whose database this is, and how far it is (see [`crate::epoch`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// 16 random bytes.
+    pub instance: [u8; 16],
+    /// How often the epoch was advanced; 0 until the token has its first mark.
+    pub epoch: u64,
+    /// The epoch that is being put on the token.
+    pub pending: Option<u64>,
+}
+
+/// One row of the key table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRow {
+    /// The key pair on the device.
+    pub object: ObjectId,
+    /// Its name.
+    pub name: KeyName,
+    /// Its version.
+    pub version: KeyVersion,
+    /// Its public half.
+    pub public_key: PublicKey,
+    /// Its state.
+    pub state: KeyState,
+    /// The contract that governs it, once it is pinned; nothing for one that governs itself.
+    pub governed_by: Option<Name>,
+    /// When it was generated.
+    pub created: UnixMillis,
+    /// When it was activated.
+    pub activated: Option<UnixMillis>,
+}
+
+/// The place of the log's last entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Its number, from 1; 0 if there is none.
+    pub number: u64,
+    /// The digest that stands for the whole log.
+    pub digest: Digest,
+}
+
+/// The right to use a state directory, held as long as this lives.
+#[derive(Debug)]
+pub struct DirectoryLock(#[allow(dead_code, reason = "held for its lock")] File);
+
+impl DirectoryLock {
+    /// Takes it.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] while another process has it; [`StoreError::Uninitialised`] without a directory.
+    pub fn take(directory: &Path) -> Result<DirectoryLock, StoreError> {
+        let path = directory.join("lock");
+        let failed = |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::NotFound => StoreError::Uninitialised { path: directory.to_owned() },
+            _ => StoreError::Failed { path: path.clone(), why: error.to_string() },
+        };
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(DirectoryLock(file)),
+            Err(TryLockError::WouldBlock) => Err(StoreError::InUse { path: directory.to_owned() }),
+            Err(TryLockError::Error(error)) => Err(failed(error)),
+        }
+    }
+}
+
+/// Makes the state directory if it is not there, for this user alone.
+///
+/// # Errors
+/// [`StoreError::Failed`]; [`StoreError::Open`], if others may use it.
+pub fn make_directory(directory: &Path) -> Result<(), StoreError> {
+    let failed =
+        |error: std::io::Error| StoreError::Failed { path: directory.to_owned(), why: error.to_string() };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
+    check_directory(directory)
+}
+
+/// Refuses a state directory that others than its owner, who is this user or root, can change or read.
+///
+/// # Errors
+/// [`StoreError::Open`], [`StoreError::Uninitialised`], [`StoreError::Failed`]
+pub fn check_directory(directory: &Path) -> Result<(), StoreError> {
+    let metadata = std::fs::metadata(directory).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => StoreError::Uninitialised { path: directory.to_owned() },
+        _ => StoreError::Failed { path: directory.to_owned(), why: error.to_string() },
+    })?;
+    let owner = metadata.uid();
+    let is_ours = owner == rustix::process::geteuid().as_raw() || owner == 0;
+    match metadata.mode() & 0o7777 {
+        mode if mode & 0o077 == 0 && is_ours => Ok(()),
+        mode => Err(StoreError::Open { path: directory.to_owned(), mode, owner }),
+    }
+}
+
+/// Opening.
+impl Store {
+    /// Makes the file, whole or not at all, with a new instance and the first entry of its log.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`] if it is there already.
+    pub fn create(directory: &Path, at: UnixMillis) -> Result<(), StoreError> {
+        let path = directory.join(FILE);
+        if recognise(&path)? {
+            return Err(StoreError::Exists { path });
+        }
+        let failed =
+            |error: std::io::Error| StoreError::Failed { path: path.clone(), why: error.to_string() };
+        let new = directory.join("kms.sqlite.new");
+        for leftover in [new.clone(), directory.join("kms.sqlite.new-journal")] {
+            match std::fs::remove_file(leftover) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+                _ => {}
+            }
+        }
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).map_err(failed)?;
+        let mut instance = [0; 16];
+        getrandom::fill(&mut instance).map_err(|error| failed(std::io::Error::other(error.to_string())))?;
+        let store = Store::connect(&new, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let transaction = store.sql(store.connection.unchecked_transaction())?;
+        for migration in sql::MIGRATIONS {
+            store.sql(store.connection.execute_batch(migration))?;
+        }
+        store.pragma("application_id", sql::APPLICATION_ID)?;
+        store.pragma("user_version", FORMAT)?;
+        store.sql(store.connection.execute(sql::INSERT_KMS, [instance]).map(drop))?;
+        let mut batch = Batch::new(&store, Head { number: 0, digest: Digest::ZERO });
+        batch
+            .append(&Entry::Created { at, instance: assent_consensus::encoding::Bytes(instance.to_vec()) })?;
+        store.sql(transaction.commit())?;
+        store.connection.close().map_err(|(_, error)| StoreError::sqlite(&path, error))?;
+        std::fs::rename(&new, &path).map_err(failed)?;
+        File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
+    }
+
+    /// Opens the file for writing. The caller holds the [`DirectoryLock`].
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub(crate) fn open(directory: &Path) -> Result<Store, StoreError> {
+        let store = Store::open_with(directory, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        // A file without permission to write is opened for reading by SQLite, silently.
+        if store.sql(store.connection.is_readonly("main"))? {
+            return Err(StoreError::ReadOnly { path: store.path });
+        }
+        store.pragma("journal_mode", "wal")?;
+        store.pragma("synchronous", "full")?;
+        store.pragma("wal_autocheckpoint", CHECKPOINT_PAGES)?;
+        Ok(store)
+    }
+
+    /// Opens the file for reading only.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn open_reader(directory: &Path) -> Result<Store, StoreError> {
+        let store = Store::open_with(directory, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        store.pragma("query_only", true)?;
+        Ok(store)
+    }
+
+    fn open_with(directory: &Path, flags: OpenFlags) -> Result<Store, StoreError> {
+        let path = directory.join(FILE);
+        if !recognise(&path)? {
+            return Err(StoreError::Uninitialised { path: directory.to_owned() });
+        }
+        let store = Store::connect(&path, flags)?;
+        store.check_format()?;
+        Ok(store)
+    }
+
+    fn connect(path: &Path, flags: OpenFlags) -> Result<Store, StoreError> {
+        let to_error = |error| StoreError::sqlite(path, error);
+        let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags).map_err(to_error)?;
+        connection.busy_timeout(Duration::from_millis(LOCK_PATIENCE_MS)).map_err(to_error)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        let store = Store { connection, path: path.into() };
+        store.pragma("trusted_schema", false)?;
+        store.pragma("temp_store", "file")?;
+        Ok(store)
+    }
+
+    fn check_format(&self) -> Result<(), StoreError> {
+        let read =
+            |name| self.sql(self.connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)));
+        if read("application_id")? != sql::APPLICATION_ID {
+            return Err(StoreError::Foreign {
+                path: self.path.clone(),
+                why: "an SQLite file of another program",
+            });
+        }
+        // There is one format yet; an older one will be migrated here.
+        match read("user_version")? {
+            FORMAT => Ok(()),
+            found => Err(StoreError::TooNew { path: self.path.clone(), found, known: FORMAT }),
+        }
+    }
+
+    fn statement(&self, query: &str) -> Result<CachedStatement<'_>, StoreError> {
+        self.sql(self.connection.prepare_cached(query))
+    }
+
+    fn sql<T>(&self, result: rusqlite::Result<T>) -> Result<T, StoreError> {
+        result.map_err(|error| StoreError::sqlite(&self.path, error))
+    }
+
+    fn damaged(&self, why: impl Into<String>) -> StoreError {
+        StoreError::Damaged { path: self.path.clone(), why: why.into() }
+    }
+
+    fn pragma(&self, name: &str, value: impl rusqlite::ToSql) -> Result<(), StoreError> {
+        let set = self.connection.pragma_update_and_check(None, name, value, |_| Ok(()));
+        self.sql(match set {
+            // Some pragmas answer, some do not.
+            Err(rusqlite::Error::QueryReturnedNoRows) => Ok(()),
+            set => set,
+        })
+    }
+}
+
+/// Reading.
+impl Store {
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whose database this is.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn identity(&self) -> Result<Identity, StoreError> {
+        let read = |row: &rusqlite::Row<'_>| {
+            Ok(Identity {
+                instance: row.get(0)?,
+                epoch: row.get::<_, i64>(1)?.cast_unsigned(),
+                pending: row.get::<_, Option<i64>>(2)?.map(i64::cast_unsigned),
+            })
+        };
+        self.sql(self.statement(sql::KMS)?.query_row([], read))
+    }
+
+    /// All keys, in order of name and version.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn keys(&self) -> Result<Vec<KeyRow>, StoreError> {
+        let mut statement = self.statement(sql::KEYS)?;
+        let mut rows = self.sql(statement.query([]))?;
+        let mut keys = Vec::new();
+        while let Some(row) = self.sql(rows.next())? {
+            keys.push(self.key_row(row)?);
+        }
+        Ok(keys)
+    }
+
+    fn key_row(&self, row: &rusqlite::Row<'_>) -> Result<KeyRow, StoreError> {
+        let text = |at| self.sql(row.get::<_, String>(at));
+        let number =
+            |at| self.sql(row.get::<_, Option<i64>>(at)).map(|number| number.map(i64::cast_unsigned));
+        let wrong = |what: &str| self.damaged(format!("a row of `key` has a {what} that is none"));
+        let name: Name = text(2)?.parse().map_err(|_| wrong("name"))?;
+        let governed_by = self.sql(row.get::<_, Option<String>>(6))?;
+        Ok(KeyRow {
+            object: ObjectId(self.sql(row.get(0))?),
+            name: match text(1)?.as_str() {
+                "contract" => KeyName::Contract(name),
+                _ => KeyName::Operational(name),
+            },
+            version: KeyVersion(number(3)?.and_then(Integer::new).ok_or_else(|| wrong("version"))?),
+            public_key: PublicKey::from_point(self.sql(row.get(4))?).map_err(|_| wrong("point"))?,
+            state: text(5)?.parse().map_err(|()| wrong("state"))?,
+            governed_by: governed_by.map(|name| name.parse().map_err(|_| wrong("governor"))).transpose()?,
+            created: UnixMillis::new(number(7)?.unwrap_or_default()),
+            activated: number(8)?.map(UnixMillis::new),
+        })
+    }
+
+    /// The bytes of the pinned genesis.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn genesis(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        self.sql(self.statement(sql::GENESIS)?.query_row([], |row| row.get(0)).optional())
+    }
+
+    /// The last trusted header of each ledger.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn trusted(&self) -> Result<Vec<(Name, TrustedHeader)>, StoreError> {
+        let mut statement = self.statement(sql::TRUSTED)?;
+        let rows = statement.query_map([], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get::<_, [u8; 32]>(2)?))
+        });
+        let rows: Vec<_> = self.sql(rows.and_then(Iterator::collect))?;
+        rows.into_iter()
+            .map(|(chain, height, id)| {
+                let chain = chain.parse().map_err(|_| self.damaged("a trusted ledger's name is none"))?;
+                let height = Integer::saturating(height.cast_unsigned());
+                Ok((chain, TrustedHeader { height, id: Digest::from_bytes(id) }))
+            })
+            .collect()
+    }
+
+    /// The voters whose ballots count no more.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn suspended_voters(&self) -> Result<Vec<Thumbprint>, StoreError> {
+        Ok(self.digests(sql::SUSPENDED_VOTERS)?.into_iter().map(Thumbprint::from_bytes).collect())
+    }
+
+    /// The requests that a person released.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn released(&self) -> Result<Vec<RequestId>, StoreError> {
+        let digests = self.digests(sql::RELEASED)?;
+        Ok(digests.into_iter().map(|bytes| RequestId(Digest::from_bytes(bytes))).collect())
+    }
+
+    fn digests(&self, query: &str) -> Result<Vec<[u8; 32]>, StoreError> {
+        let mut statement = self.statement(query)?;
+        let rows = statement.query_map([], |row| row.get(0));
+        self.sql(rows.and_then(Iterator::collect))
+    }
+
+    /// The log's end.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn head(&self) -> Result<Head, StoreError> {
+        let read = |row: &rusqlite::Row<'_>| {
+            let number = row.get::<_, i64>(0)?.cast_unsigned();
+            Ok(Head { number, digest: Digest::from_bytes(row.get(1)?) })
+        };
+        let head = self.sql(self.statement(sql::HEAD)?.query_row([], read).optional())?;
+        head.ok_or_else(|| self.damaged("the audit log is empty"))
+    }
+
+    /// One entry of the log, and the head after it.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn entry(&self, number: u64) -> Result<(Entry, Digest), StoreError> {
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, [u8; 32]>(1)?));
+        let found = self.sql(self.statement(sql::ENTRY)?.query_row([integer(number)], read).optional())?;
+        let (bytes, head) =
+            found.ok_or_else(|| self.damaged(format!("entry {number} of the audit log is missing")))?;
+        let entry = json::read(&bytes).map_err(|error| {
+            self.damaged(format!("entry {number} of the audit log cannot be read: {error}"))
+        })?;
+        Ok((entry, Digest::from_bytes(head)))
+    }
+
+    /// Where the log says what is signed for a duty: the number of the intent, and of the result.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn duty(&self, duty: DutyId) -> Result<Option<(u64, Option<u64>)>, StoreError> {
+        let read = |row: &rusqlite::Row<'_>| {
+            let result = row.get::<_, Option<i64>>(1)?;
+            Ok((row.get::<_, i64>(0)?.cast_unsigned(), result.map(i64::cast_unsigned)))
+        };
+        self.sql(self.statement(sql::DUTY)?.query_row([duty.digest().as_bytes()], read).optional())
+    }
+
+    /// Gives each entry of the log to `each`: number, bytes, and the head that the file has for it.
+    ///
+    /// # Errors
+    /// [`StoreError`], or what `each` gives.
+    pub fn each_entry<E: From<StoreError>>(
+        &self,
+        mut each: impl FnMut(u64, &[u8], Digest) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut statement = self.statement(sql::ENTRIES)?;
+        let mut rows = self.sql(statement.query([]))?;
+        while let Some(row) = self.sql(rows.next())? {
+            let number: i64 = self.sql(row.get(0))?;
+            let bytes = self.sql(row.get_ref(1).and_then(|value| Ok(value.as_blob()?)))?;
+            let head = Digest::from_bytes(self.sql(row.get(2))?);
+            each(number.cast_unsigned(), bytes, head)?;
+        }
+        Ok(())
+    }
+
+    /// Every duty with the numbers of its entries, in order of intent.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn duties(&self) -> Result<Vec<(Digest, u64, Option<u64>)>, StoreError> {
+        let mut statement = self.statement(sql::DUTIES)?;
+        let rows = statement.query_map([], |row| {
+            let result = row.get::<_, Option<i64>>(2)?;
+            Ok((
+                Digest::from_bytes(row.get(0)?),
+                row.get::<_, i64>(1)?.cast_unsigned(),
+                result.map(i64::cast_unsigned),
+            ))
+        });
+        self.sql(rows.and_then(Iterator::collect))
+    }
+
+    /// What SQLite finds wrong with the file.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`]
+    pub fn check_integrity(&self) -> Result<(), StoreError> {
+        let found: String = self.sql(self.connection.query_row(sql::INTEGRITY, [], |row| row.get(0)))?;
+        if found == "ok" { Ok(()) } else { Err(self.damaged(found)) }
+    }
+}
+
+/// A number below 2^63, as SQLite has it.
+fn integer(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// `PRAGMA user_version` after all migrations.
+const FORMAT: i64 = sql::MIGRATIONS.len() as i64;
+
+/// Whether there is a file, after a look that never writes: a file that is there and is no SQLite file is refused.
+fn recognise(path: &Path) -> Result<bool, StoreError> {
+    let foreign = |why| Err(StoreError::Foreign { path: path.to_owned(), why });
+    let failed = |error: std::io::Error| StoreError::Failed { path: path.to_owned(), why: error.to_string() };
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut magic = [0; 16];
+    match file.read_exact(&mut magic) {
+        Ok(()) if &magic == b"SQLite format 3\0" => Ok(true),
+        Ok(()) => foreign("not an SQLite file"),
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => foreign("empty or cut off"),
+        Err(error) => Err(failed(error)),
+    }
+}

@@ -1,0 +1,98 @@
+//! All SQL of the KMS: its migrations, and its queries by name.
+
+/// `PRAGMA application_id`: `AsKm`.
+pub(crate) const APPLICATION_ID: i64 = 0x4173_4b6d;
+
+/// Migration n leads from `PRAGMA user_version` n to n + 1.
+pub(crate) const MIGRATIONS: [&str; 1] = ["
+-- `pending` is the epoch that is being put on the token.
+CREATE TABLE kms (
+    one      INTEGER PRIMARY KEY CHECK (one = 1),
+    instance BLOB NOT NULL CHECK (length(instance) = 16),
+    epoch    INTEGER NOT NULL,
+    pending  INTEGER
+) STRICT;
+-- Keys that the device holds. Rows are never deleted.
+CREATE TABLE key (
+    object      BLOB PRIMARY KEY CHECK (length(object) = 16),
+    kind        TEXT NOT NULL CHECK (kind IN ('contract', 'key')),
+    name        TEXT NOT NULL,
+    version     INTEGER NOT NULL,
+    point       BLOB NOT NULL CHECK (length(point) = 65),
+    state       TEXT NOT NULL,
+    governed_by TEXT,
+    policy      BLOB,
+    created     INTEGER NOT NULL,
+    activated   INTEGER,
+    changed     INTEGER NOT NULL,
+    UNIQUE (kind, name, version)
+) STRICT;
+CREATE TABLE genesis (
+    one    INTEGER PRIMARY KEY CHECK (one = 1),
+    bytes  BLOB NOT NULL,
+    pinned INTEGER NOT NULL
+) STRICT;
+CREATE TABLE trusted (
+    chain  TEXT PRIMARY KEY,
+    height INTEGER NOT NULL,
+    id     BLOB NOT NULL CHECK (length(id) = 32)
+) STRICT;
+CREATE TABLE suspended_voter (
+    thumbprint BLOB PRIMARY KEY CHECK (length(thumbprint) = 32),
+    at         INTEGER NOT NULL
+) STRICT;
+CREATE TABLE released_request (
+    request BLOB PRIMARY KEY CHECK (length(request) = 32),
+    at      INTEGER NOT NULL
+) STRICT;
+-- The log: `head` is H(`assent-audit-v1`, the head before, entry).
+CREATE TABLE audit (
+    number INTEGER PRIMARY KEY,
+    entry  BLOB NOT NULL,
+    head   BLOB NOT NULL CHECK (length(head) = 32)
+) STRICT;
+-- Where the log says what is, or was, signed for a duty: numbers of its entries.
+CREATE TABLE duty (
+    id     BLOB PRIMARY KEY CHECK (length(id) = 32),
+    intent INTEGER NOT NULL,
+    result INTEGER
+) STRICT, WITHOUT ROWID;
+"];
+
+pub(crate) const INSERT_KMS: &str = "INSERT INTO kms (one, instance, epoch, pending) VALUES (1, ?1, 0, NULL)";
+pub(crate) const KMS: &str = "SELECT instance, epoch, pending FROM kms WHERE one = 1";
+pub(crate) const SET_PENDING: &str = "UPDATE kms SET pending = ?1 WHERE one = 1";
+pub(crate) const SET_EPOCH: &str = "UPDATE kms SET epoch = ?1, pending = NULL WHERE one = 1";
+
+pub(crate) const KEYS: &str =
+    "SELECT object, kind, name, version, point, state, governed_by, created, activated
+    FROM key ORDER BY kind, name, version";
+pub(crate) const INSERT_KEY: &str = "INSERT INTO key
+    (object, kind, name, version, point, state, created, changed) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7)";
+pub(crate) const SET_KEY_STATE: &str = "UPDATE key SET state = ?2, changed = ?3 WHERE object = ?1";
+pub(crate) const ACTIVATE_KEY: &str = "UPDATE key
+    SET state = ?2, governed_by = ?3, policy = ?4, activated = ?5, changed = ?5 WHERE object = ?1";
+
+pub(crate) const GENESIS: &str = "SELECT bytes FROM genesis WHERE one = 1";
+pub(crate) const INSERT_GENESIS: &str = "INSERT INTO genesis (one, bytes, pinned) VALUES (1, ?1, ?2)";
+
+pub(crate) const TRUSTED: &str = "SELECT chain, height, id FROM trusted ORDER BY chain";
+pub(crate) const PUT_TRUSTED: &str = "INSERT INTO trusted (chain, height, id) VALUES (?1, ?2, ?3)
+    ON CONFLICT (chain) DO UPDATE SET height = excluded.height, id = excluded.id WHERE excluded.height > trusted.height";
+pub(crate) const SUSPENDED_VOTERS: &str = "SELECT thumbprint FROM suspended_voter";
+pub(crate) const SUSPEND_VOTER: &str =
+    "INSERT OR IGNORE INTO suspended_voter (thumbprint, at) VALUES (?1, ?2)";
+pub(crate) const RELEASED: &str = "SELECT request FROM released_request";
+pub(crate) const RELEASE: &str = "INSERT OR IGNORE INTO released_request (request, at) VALUES (?1, ?2)";
+
+pub(crate) const HEAD: &str = "SELECT number, head FROM audit ORDER BY number DESC LIMIT 1";
+pub(crate) const APPEND: &str = "INSERT INTO audit (number, entry, head) VALUES (?1, ?2, ?3)";
+pub(crate) const ENTRY: &str = "SELECT entry, head FROM audit WHERE number = ?1";
+pub(crate) const ENTRIES: &str = "SELECT number, entry, head FROM audit ORDER BY number";
+
+pub(crate) const DUTY: &str = "SELECT intent, result FROM duty WHERE id = ?1";
+pub(crate) const DUTIES: &str = "SELECT id, intent, result FROM duty ORDER BY intent";
+pub(crate) const INSERT_DUTY: &str = "INSERT INTO duty (id, intent, result) VALUES (?1, ?2, NULL)";
+pub(crate) const SET_RESULT: &str = "UPDATE duty SET result = ?2 WHERE id = ?1 AND result IS NULL";
+
+pub(crate) const INTEGRITY: &str = "PRAGMA integrity_check(1)";
