@@ -6,10 +6,17 @@
 //! admin socket ─▶ pins (genesis, keys, trusted headers)
 //! ```
 
+pub mod admin;
 pub mod audit;
+pub mod cli;
+pub mod config;
+pub mod daemon;
 pub mod device;
+pub mod doctor;
 pub mod duty;
+pub mod epoch;
 pub mod pin;
 pub mod pins;
 pub mod signing;
+pub mod sockets;
 pub mod store;

@@ -218,6 +218,15 @@ pub struct Signing {
     refusals: Mutex<RefusalMemory>,
     clock: Clock,
     signatures: AtomicU64,
+    epoch: Option<EpochBell>,
+}
+
+/// Rings when enough was signed that the epoch is to be advanced.
+pub struct EpochBell {
+    /// How many signatures lie between two times.
+    pub every: u64,
+    /// Where it rings; a time that nobody listened is made up for by the next.
+    pub bell: tokio::sync::mpsc::Sender<()>,
 }
 
 /// The time, in milliseconds since the Unix epoch.
@@ -235,7 +244,14 @@ impl Signing {
             refusals: Mutex::default(),
             clock,
             signatures: AtomicU64::new(0),
+            epoch: None,
         }
+    }
+
+    /// The same service with a bell for the epoch.
+    #[must_use]
+    pub fn with_epoch_bell(self, bell: EpochBell) -> Signing {
+        Signing { epoch: Some(bell), ..self }
     }
 
     /// What is on disk about a duty.
@@ -269,7 +285,11 @@ impl Signing {
             Err(DeviceError::WrongSignature) => return Err(self.suspend(&key, order.key).await),
             Err(error) => return Err(error.into()),
         };
-        self.signatures.fetch_add(1, Ordering::Relaxed);
+        let count = self.signatures.fetch_add(1, Ordering::Relaxed) + 1;
+        if let Some(epoch) = self.epoch.as_ref().filter(|epoch| count.is_multiple_of(epoch.every)) {
+            // One that is full will be heard anyway.
+            let _ = epoch.bell.try_send(());
+        }
         let at = (self.clock)();
         Ok(self.writer.write(move |batch| batch.conclude(at, order, &signature)).await?)
     }
@@ -355,7 +375,10 @@ impl KeyChange {
                 batch.set_key_state(object, to, at)?;
                 batch.append(&entry).map(drop)
             })
-            .await
+            .await?;
+        // Once more: the pins may have been read from the file meanwhile.
+        pins.set_key_state(object, to);
+        Ok(())
     }
 }
 

@@ -171,11 +171,6 @@ impl DeviceError {
     }
 }
 
-/// Bytes as lower-case hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// The content of the data object that holds a mark: instance in base64url, a space, epoch in decimal.
 pub(crate) fn write_mark(mark: EpochMark) -> String {
     format!("{} {}", encoding::encode(&mark.instance), mark.epoch)

@@ -8,7 +8,7 @@ use assent_consensus::jwk::{PublicKey, Signature};
 use assent_consensus::token_uri::{KeyUri, TokenDescription};
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Function, Pkcs11};
 use cryptoki::error::{Error, RvError};
-use cryptoki::mechanism::{Mechanism, MechanismType};
+use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::{Session, SessionState, UserType};
 use cryptoki::slot::{Limit, Slot, TokenInfo};
@@ -565,11 +565,4 @@ impl From<PinError> for DeviceError {
     fn from(error: PinError) -> DeviceError {
         DeviceError::Pin(error.to_string())
     }
-}
-
-/// The mechanisms that the KMS needs and a token does not have.
-pub(crate) fn missing_mechanisms(has: &[MechanismType]) -> Vec<&'static str> {
-    let wanted =
-        [(MechanismType::ECDSA, "CKM_ECDSA"), (MechanismType::ECC_KEY_PAIR_GEN, "CKM_EC_KEY_PAIR_GEN")];
-    wanted.iter().filter(|(mechanism, _)| !has.contains(mechanism)).map(|(_, words)| *words).collect()
 }

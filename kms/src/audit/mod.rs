@@ -3,6 +3,8 @@
 //! An entry is one JSON object. The head after it is H(`assent-audit-v1`, head before, entry's bytes), the head before the
 //! first being `sha256:` and 64 zeros; so whoever knows a head sees whether anything before it was changed or left out.
 
+mod walk;
+
 use assent_consensus::digest::{Digest, Tuple};
 use assent_consensus::encoding::Bytes;
 use assent_consensus::json::Integer;
@@ -13,6 +15,8 @@ use assent_consensus::time::UnixMillis;
 use serde::{Deserialize, Serialize};
 
 use crate::signing::{KeyName, Order, Purpose, ToSign};
+
+pub use walk::{AuditError, AuditReport, verify};
 
 /// The longest sentence of a refusal that is kept, in bytes.
 pub const SENTENCE_LIMIT: usize = 1_000;
@@ -130,22 +134,6 @@ impl Entry {
         match self {
             Entry::Result { signature, .. } => signature.0.as_slice().try_into().ok(),
             _ => None,
-        }
-    }
-
-    /// The user who did it, the moment, and what was done in a word.
-    pub fn word(&self) -> &'static str {
-        match self {
-            Entry::Created { .. } => "created",
-            Entry::Started { .. } => "started",
-            Entry::KeyCreated { .. } => "key-created",
-            Entry::Pinned { .. } => "pinned",
-            Entry::KeyState { .. } => "key-state",
-            Entry::VoterSuspended { .. } => "voter-suspended",
-            Entry::Released { .. } => "released",
-            Entry::Intent { .. } => "intent",
-            Entry::Result { .. } => "result",
-            Entry::Refusal { .. } => "refusal",
         }
     }
 }

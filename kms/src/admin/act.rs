@@ -1,0 +1,299 @@
+//! The acts themselves, one at a time, and why one is refused.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use assent_consensus::encoding::Bytes;
+use assent_consensus::genesis::GenesisError;
+use assent_consensus::json::Integer;
+use assent_consensus::jwk::Thumbprint;
+use assent_consensus::message::{DeploymentId, KeyVersion, RequestId};
+
+use super::{PinnedView, pinning};
+use crate::audit::{Entry, LoggedKey};
+use crate::device::{DeviceError, Pool};
+use crate::pins::{KeyState, Pins};
+use crate::signing::{Clock, KeyChange, KeyName};
+use crate::sockets::Peer;
+use crate::store::{KeyRow, NewKey, Store, StoreError, Writer};
+
+/// Does what people ask for.
+pub struct Admin {
+    pins: Pins,
+    writer: Arc<Writer>,
+    pool: Arc<Pool>,
+    directory: PathBuf,
+    clock: Clock,
+    /// Held through each act: two people at once must not make one key twice.
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// Why an act was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// Not what is expected.
+    #[error("the call is not well formed: {0}")]
+    Malformed(String),
+    /// No such call.
+    #[error("this socket has no such call; use the `assent-kms` program of this version")]
+    UnknownCall,
+    /// There is one.
+    #[error("{0} is there already: a new version of it comes from an approved `rotate-key` case")]
+    KeyExists(KeyName),
+    /// There is none.
+    #[error("{0} is not here: `assent-kms key list` shows all keys")]
+    NoKey(String),
+    /// In no state for it.
+    #[error("version {version} of {key} is {state}, and cannot become {wanted}")]
+    KeyState {
+        /// Which.
+        key: KeyName,
+        /// Which version.
+        version: KeyVersion,
+        /// Its state.
+        state: KeyState,
+        /// What it was to become.
+        wanted: KeyState,
+    },
+    /// Pinned before.
+    #[error(
+        "this KMS is pinned to deployment `{0}`, once and for all: another deployment needs a KMS of its own"
+    )]
+    PinnedAlready(DeploymentId),
+    /// Not a genesis.
+    #[error("the genesis file is refused: {0}")]
+    Genesis(#[from] GenesisError),
+    /// Keys that are not ours.
+    #[error("the genesis file names keys that this KMS does not hold:\n{}", .0.join("\n"))]
+    ForeignKeys(Vec<String>),
+    /// Not before pinning.
+    #[error("this KMS is not pinned yet: `assent-kms pin genesis.json` does that")]
+    NotPinned,
+    /// No voter.
+    #[error("no policy of the pinned deployment has a voter with the key `{0}`")]
+    NoVoter(Thumbprint),
+    /// The device failed.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The file failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A thread broke off.
+    #[error("the KMS failed within itself; its log says how")]
+    Broken,
+}
+
+impl AdminError {
+    /// The error in a word that programs can rely on.
+    pub fn code(&self) -> &'static str {
+        match self {
+            AdminError::Malformed(_) => "malformed",
+            AdminError::UnknownCall => "unknown-call",
+            AdminError::KeyExists(_) => "key-exists",
+            AdminError::NoKey(_) => "no-key",
+            AdminError::KeyState { .. } => "key-state",
+            AdminError::PinnedAlready(_) => "pinned-already",
+            AdminError::Genesis(_) => "genesis",
+            AdminError::ForeignKeys(_) => "foreign-keys",
+            AdminError::NotPinned => "not-pinned",
+            AdminError::NoVoter(_) => "no-voter",
+            AdminError::Device(_) => "device",
+            AdminError::Store(_) => "store",
+            AdminError::Broken => "broken",
+        }
+    }
+}
+
+impl Admin {
+    /// An administration of these parts; the database is in `directory`.
+    pub fn new(pins: Pins, writer: Arc<Writer>, pool: Arc<Pool>, directory: PathBuf, clock: Clock) -> Admin {
+        Admin { pins, writer, pool, directory, clock, turn: tokio::sync::Mutex::new(()) }
+    }
+
+    /// All keys.
+    pub fn keys(&self) -> Vec<KeyRow> {
+        self.pins.keys()
+    }
+
+    /// Has the device generate the first version of a key.
+    ///
+    /// # Errors
+    /// [`AdminError`]; nothing is changed then.
+    pub async fn create_key(&self, name: KeyName, peer: Peer) -> Result<KeyRow, AdminError> {
+        let _turn = self.turn.lock().await;
+        if self.pins.keys().iter().any(|row| row.name == name) {
+            return Err(AdminError::KeyExists(name));
+        }
+        let version = KeyVersion::first();
+        let label = match &name {
+            KeyName::Contract(name) => format!("assent contract {name} v{version}"),
+            KeyName::Operational(name) => format!("assent key {name} v{version}"),
+        };
+        let (object, public_key) = self.pool.run(move |device| device.generate(&label)).await?;
+        let created = (self.clock)();
+        let key = NewKey { object, name: name.clone(), version, public_key: public_key.clone(), created };
+        let entry = Entry::KeyCreated {
+            at: created,
+            by: by(peer),
+            key: LoggedKey::new(&name, version),
+            object: Bytes(object.0.to_vec()),
+            public_key,
+        };
+        let written = self
+            .writer
+            .write(move |batch| {
+                batch.insert_key(&key)?;
+                batch.append(&entry).map(drop)
+            })
+            .await;
+        if let Err(error) = written {
+            if let Err(error) = self.pool.run(move |device| device.destroy(object)).await {
+                tracing::error!(%object, %error, "a key that is not in the table is left on the token");
+            }
+            return Err(error.into());
+        }
+        self.reload().await?;
+        tracing::info!(key = %name, %object, "a key was generated");
+        self.pins.key_row(&name, version).ok_or(AdminError::Broken)
+    }
+
+    /// Says that a key is compromised: it signs nothing more, at once.
+    ///
+    /// # Errors
+    /// [`AdminError`]
+    pub async fn compromised(
+        &self,
+        name: KeyName,
+        version: Option<KeyVersion>,
+        peer: Peer,
+    ) -> Result<KeyRow, AdminError> {
+        self.change(name, version, KeyState::Compromised, "a person says that it is compromised", peer).await
+    }
+
+    /// Lets a suspended key sign again.
+    ///
+    /// # Errors
+    /// [`AdminError`]
+    pub async fn resume(
+        &self,
+        name: KeyName,
+        version: Option<KeyVersion>,
+        peer: Peer,
+    ) -> Result<KeyRow, AdminError> {
+        self.change(name, version, KeyState::Active, "a person looked at it", peer).await
+    }
+
+    async fn change(
+        &self,
+        name: KeyName,
+        version: Option<KeyVersion>,
+        to: KeyState,
+        why: &str,
+        peer: Peer,
+    ) -> Result<KeyRow, AdminError> {
+        let _turn = self.turn.lock().await;
+        let rows = self.pins.keys();
+        let fits = |row: &&KeyRow| row.name == name && version.is_none_or(|version| row.version == version);
+        let missing = || match version {
+            Some(version) => AdminError::NoKey(format!("version {version} of {name}")),
+            None => AdminError::NoKey(name.to_string()),
+        };
+        let row = rows.iter().rev().find(fits).ok_or_else(missing)?;
+        let is_allowed = match to {
+            KeyState::Compromised => !matches!(row.state, KeyState::Compromised | KeyState::Destroyed),
+            _ => row.state == KeyState::Suspended,
+        };
+        if !is_allowed {
+            let (version, state) = (row.version, row.state);
+            return Err(AdminError::KeyState { key: name, version, state, wanted: to });
+        }
+        let change = KeyChange {
+            object: row.object,
+            key: LoggedKey::new(&row.name, row.version),
+            from: row.state,
+            to,
+            by: Some(by(peer)),
+            why: why.into(),
+        };
+        let version = row.version;
+        change.write(&self.writer, &self.pins, (self.clock)()).await?;
+        tracing::warn!(alarm = true, key = %name, %version, "the key is now {to}");
+        self.pins.key_row(&name, version).ok_or(AdminError::Broken)
+    }
+
+    /// Pins a deployment: checks that its keys are ours, and activates them. Once for a KMS.
+    ///
+    /// # Errors
+    /// [`AdminError`]; nothing is changed then.
+    pub async fn pin(&self, bytes: Vec<u8>, peer: Peer) -> Result<PinnedView, AdminError> {
+        let _turn = self.turn.lock().await;
+        if let Some(genesis) = self.pins.genesis() {
+            return Err(AdminError::PinnedAlready(genesis.id()));
+        }
+        let rows = self.pins.keys();
+        let checked = tokio::task::spawn_blocking(move || pinning::check(&bytes, &rows));
+        let pinning = checked.await.map_err(|_| AdminError::Broken)??;
+        let view = pinning.view();
+        let (at, by) = ((self.clock)(), by(peer));
+        self.writer.write(move |batch| pinning.write(batch, at, by)).await?;
+        self.reload().await?;
+        tracing::info!(deployment = %view.deployment, "the deployment is pinned");
+        Ok(view)
+    }
+
+    /// A voter's ballots count no more, at once.
+    ///
+    /// # Errors
+    /// [`AdminError`]
+    pub async fn suspend_voter(&self, voter: Thumbprint, peer: Peer) -> Result<(), AdminError> {
+        let _turn = self.turn.lock().await;
+        let genesis = self.pins.genesis().ok_or(AdminError::NotPinned)?;
+        let votes = genesis.contracts().iter().flat_map(|contract| contract.policy.voters());
+        if !votes.into_iter().any(|known| known.key.thumbprint() == voter) {
+            return Err(AdminError::NoVoter(voter));
+        }
+        let (at, by) = ((self.clock)(), by(peer));
+        self.writer
+            .write(move |batch| {
+                batch.suspend_voter(&voter, at)?;
+                batch.append(&Entry::VoterSuspended { at, by, voter }).map(drop)
+            })
+            .await?;
+        self.reload().await?;
+        tracing::warn!(alarm = true, %voter, "the voter is suspended");
+        Ok(())
+    }
+
+    /// A request that is late may be decided.
+    ///
+    /// # Errors
+    /// [`AdminError`]
+    pub async fn release(&self, request: RequestId, peer: Peer) -> Result<(), AdminError> {
+        let _turn = self.turn.lock().await;
+        if self.pins.genesis().is_none() {
+            return Err(AdminError::NotPinned);
+        }
+        let (at, by) = ((self.clock)(), by(peer));
+        self.writer
+            .write(move |batch| {
+                batch.release(&request, at)?;
+                batch.append(&Entry::Released { at, by, request }).map(drop)
+            })
+            .await?;
+        self.reload().await?;
+        tracing::warn!(alarm = true, %request, "the request is released");
+        Ok(())
+    }
+
+    /// Lets the pins see what was written.
+    async fn reload(&self) -> Result<(), AdminError> {
+        let (directory, pins) = (self.directory.clone(), self.pins.clone());
+        let read = move || pins.reload(&Store::open_reader(&directory)?);
+        Ok(tokio::task::spawn_blocking(read).await.map_err(|_| AdminError::Broken)??)
+    }
+}
+
+/// The user, for the log.
+fn by(peer: Peer) -> Integer {
+    Integer::saturating(peer.0.map_or(u64::from(u32::MAX), u64::from))
+}

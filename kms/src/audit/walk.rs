@@ -1,0 +1,207 @@
+//! Walking the whole log: is it the one that was written, and does it fit itself and the tables beside it?
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use assent_consensus::digest::Digest;
+use assent_consensus::json;
+use assent_consensus::jwk::PublicKey;
+use assent_consensus::message::DeploymentId;
+use serde::Serialize;
+
+use super::{Entry, LoggedKey, next_head};
+use crate::device::ObjectId;
+use crate::store::{KeyRow, Store, StoreError};
+
+/// What a whole log says.
+#[derive(Clone, Debug, Serialize)]
+pub struct AuditReport {
+    /// How many entries.
+    pub entries: u64,
+    /// How many signatures, each verified.
+    pub signatures: u64,
+    /// How many intents without one: cut short, and carried out when their duty comes again.
+    pub open_intents: u64,
+    /// The head.
+    pub head: Digest,
+}
+
+/// Why a log is not whole.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AuditError {
+    /// An entry is wrong.
+    #[error("entry {number} of the audit log is the first that is wrong: {why}")]
+    Entry {
+        /// Its number.
+        number: u64,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A table does not say what the log says.
+    #[error("the audit log is whole, but {0}")]
+    Table(String),
+    /// A head that somebody knows is not in it.
+    #[error(
+        "the head `{0}` is not in the audit log: entries were cut off, or changed together with all heads after them"
+    )]
+    UnknownHead(Digest),
+    /// The file cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Walks the log from its first entry, and looks for `known`, a head that came with a result, if there is one.
+///
+/// # Errors
+/// [`AuditError`], with the first entry that is wrong.
+pub fn verify(store: &Store, known: Option<Digest>) -> Result<AuditReport, AuditError> {
+    store.check_integrity().map_err(|error| AuditError::Table(error.to_string()))?;
+    let mut walk = Walk { instance: store.identity()?.instance, ..Walk::default() };
+    let mut is_known = known.is_none();
+    store.each_entry(|number, bytes, head| {
+        is_known |= known == Some(head);
+        walk.step(number, bytes, head).map_err(|why| AuditError::Entry { number, why })
+    })?;
+    if walk.entries == 0 {
+        return Err(AuditError::Entry { number: 1, why: "the log is empty".into() });
+    }
+    walk.compare(store)?;
+    match known {
+        Some(head) if !is_known => Err(AuditError::UnknownHead(head)),
+        _ => Ok(walk.report()),
+    }
+}
+
+#[derive(Default)]
+struct Walk {
+    instance: [u8; 16],
+    entries: u64,
+    signatures: u64,
+    head: Option<Digest>,
+    keys: Vec<KnownKey>,
+    deployment: Option<DeploymentId>,
+    duties: BTreeSet<Digest>,
+    /// Intents without a result, by number: duty, key, digest to be signed.
+    open: BTreeMap<u64, (Digest, PublicKey, Digest)>,
+    /// Intent and result of each duty, as the index should have them.
+    index: Vec<(Digest, u64, Option<u64>)>,
+}
+
+struct KnownKey {
+    key: LoggedKey,
+    object: Vec<u8>,
+    public_key: PublicKey,
+    state: String,
+}
+
+impl Walk {
+    fn step(&mut self, number: u64, bytes: &[u8], head: Digest) -> Result<(), String> {
+        if number != self.entries + 1 {
+            return Err(format!("it comes after entry {}, so some are missing", self.entries));
+        }
+        let expected = next_head(&self.head.unwrap_or(Digest::ZERO), bytes);
+        if head != expected {
+            return Err("its head does not follow from its content and the head before".into());
+        }
+        (self.entries, self.head) = (number, Some(head));
+        let entry: Entry = json::read(bytes).map_err(|error| format!("it cannot be read: {error}"))?;
+        match (number, &entry) {
+            (1, Entry::Created { instance, .. }) if instance.0 == self.instance => return Ok(()),
+            (1, _) | (_, Entry::Created { .. }) => {
+                return Err("the log does not begin with the making of this KMS, or does so twice".into());
+            }
+            _ => {}
+        }
+        self.take(number, entry)
+    }
+
+    fn take(&mut self, number: u64, entry: Entry) -> Result<(), String> {
+        match entry {
+            Entry::KeyCreated { key, object, public_key, .. } => {
+                let state = "pre-activation".to_owned();
+                self.keys.push(KnownKey { key, object: object.0, public_key, state });
+            }
+            Entry::Pinned { deployment, .. } if self.deployment.is_none() => {
+                self.deployment = Some(deployment)
+            }
+            Entry::Pinned { .. } => return Err("a deployment is pinned twice".into()),
+            Entry::KeyState { key, to, .. } => self.key(&key)?.state = to,
+            Entry::Intent { .. } => self.intend(number, entry)?,
+            Entry::Result { intent, .. } => {
+                let signature = entry.signature().ok_or("it has no signature of 64 bytes")?;
+                let (duty, key, digest) = self
+                    .open
+                    .remove(&intent.get())
+                    .ok_or_else(|| format!("it is the result of entry {intent}, which is no open intent"))?;
+                key.verify_digest(&digest, &signature).map_err(|_| "its signature does not verify")?;
+                self.signatures += 1;
+                let place = self.index.iter_mut().rfind(|(known, ..)| *known == duty);
+                place.ok_or("its duty is not known")?.2 = Some(number);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn intend(&mut self, number: u64, entry: Entry) -> Result<(), String> {
+        let Entry::Intent { key, .. } = &entry else { return Ok(()) };
+        let public_key = self.key(key)?.public_key.clone();
+        let order = entry.into_order().ok_or("it does not say what is to be signed")?;
+        let duty = *order.duty().digest();
+        if !self.duties.insert(duty) {
+            return Err("it is a second intent for one duty".into());
+        }
+        self.open.insert(number, (duty, public_key, order.to_sign.digest()));
+        self.index.push((duty, number, None));
+        Ok(())
+    }
+
+    fn key(&mut self, key: &LoggedKey) -> Result<&mut KnownKey, String> {
+        let known = self.keys.iter_mut().find(|known| known.key == *key);
+        known.ok_or_else(|| "it is about a key that was never made".into())
+    }
+
+    fn compare(&self, store: &Store) -> Result<(), AuditError> {
+        let table = |why: String| Err(AuditError::Table(why));
+        if store.duties()? != self.index {
+            return table("the table `duty` does not list its intents and results".into());
+        }
+        let pinned = store.genesis()?.map(|bytes| DeploymentId(Digest::of(&bytes)));
+        if pinned != self.deployment {
+            return table("another deployment is pinned than the one in the log".into());
+        }
+        let rows = store.keys()?;
+        for known in &self.keys {
+            let row = rows.iter().find(|row| LoggedKey::new(&row.name, row.version) == known.key);
+            let is_same = |row: &KeyRow| {
+                let ObjectId(object) = row.object;
+                object.as_slice() == known.object && row.public_key == known.public_key
+            };
+            match row {
+                Some(row) if is_same(row) && self.fits(row, &known.state) => {}
+                Some(row) => {
+                    return table(format!("the table says something else of {}", row.name));
+                }
+                None => return table("a key is not in the table any more".into()),
+            }
+        }
+        match rows.len() == self.keys.len() {
+            true => Ok(()),
+            false => table("the table has keys that were never made".into()),
+        }
+    }
+
+    /// Pinning activates keys without an entry for each.
+    fn fits(&self, row: &KeyRow, state: &str) -> bool {
+        let is_activated = state == "pre-activation" && row.state.as_str() == "active";
+        row.state.as_str() == state || (is_activated && self.deployment.is_some())
+    }
+
+    fn report(&self) -> AuditReport {
+        AuditReport {
+            entries: self.entries,
+            signatures: self.signatures,
+            open_intents: self.open.len() as u64,
+            head: self.head.unwrap_or(Digest::ZERO),
+        }
+    }
+}

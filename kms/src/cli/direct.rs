@@ -1,0 +1,71 @@
+//! Commands that work on the state directory and the token themselves.
+
+use std::path::Path;
+
+use assent_consensus::digest::Digest;
+use assent_consensus::encoding;
+
+use super::screen::{Failure, Screen};
+use crate::config::Config;
+use crate::daemon;
+use crate::pin::PinSource;
+use crate::store::{self, Store};
+
+pub(super) fn init(config: &Config, path: &Path, screen: &Screen) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let instance = runtime.block_on(daemon::init(config))?;
+    let value = serde_json::json!({
+        "instance": encoding::encode(&instance),
+        "state_directory": config.state_directory,
+    });
+    screen.show(&value, |_| {
+        vec![
+            format!("made a KMS in `{}`", config.state_directory.display()),
+            format!(
+                "next: `assent-kms --config {} serve`, and then `key create` for each key",
+                path.display()
+            ),
+        ]
+    })
+}
+
+pub(super) fn serve(config: Config) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    Ok(runtime.block_on(daemon::serve(config))?)
+}
+
+pub(super) fn retry_pin(config: &Config, screen: &Screen) -> Result<(), Failure> {
+    store::check_directory(&config.state_directory)?;
+    let pin = PinSource::new(config.device.pin_file.as_deref(), &config.state_directory)?;
+    let was_marked = pin.retry()?;
+    screen.show(&serde_json::json!({ "was_marked": was_marked }), |_| {
+        vec![match was_marked {
+            true => "the PIN will be tried once more".into(),
+            false => "nothing kept the PIN from being tried".into(),
+        }]
+    })
+}
+
+pub(super) fn audit_verify(config: &Config, head: Option<Digest>, screen: &Screen) -> Result<(), Failure> {
+    let store = Store::open_reader(&config.state_directory)?;
+    let report = crate::audit::verify(&store, head).map_err(|error| match error {
+        crate::audit::AuditError::Store(error) => Failure::failed(error),
+        error => Failure::does_not_verify(error),
+    })?;
+    screen.show(&report, |report| {
+        vec![
+            format!("the audit log is whole: {} entries, {} signatures", report.entries, report.signatures),
+            format!("{} intents without a signature yet", report.open_intents),
+            format!("head {}", report.head),
+        ]
+    })
+}
+
+pub(super) fn doctor(config: &Config, screen: &Screen) -> Result<(), Failure> {
+    let report = crate::doctor::examine(config);
+    screen.show(&report, crate::doctor::Report::lines)?;
+    match report.is_well() {
+        true => Ok(()),
+        false => Err(Failure::failed("something is wrong; the lines above say what to do about it")),
+    }
+}

@@ -1,0 +1,269 @@
+//! The configuration file: unknown keys are refused with line, column and the nearest known key.
+
+use std::path::{Path, PathBuf};
+
+use assent_consensus::time::Millis;
+use serde::Deserialize;
+use toml::de::DeTable;
+
+/// Where the configuration is if no other file is named.
+pub const DEFAULT_PATH: &str = "/etc/assent-kms/kms.toml";
+
+const KEYS: [&str; 7] = [
+    "state_directory",
+    "socket",
+    "admin_socket",
+    "allowed_users",
+    "decision_grace",
+    "epoch_signatures",
+    "device",
+];
+const DEVICE_KEYS: [&str; 5] = ["driver", "module", "token", "pin_file", "sessions"];
+
+/// The largest configuration file, in bytes.
+const FILE_LIMIT: usize = 64 * 1024;
+/// The most sessions of one token.
+pub const SESSIONS_LIMIT: usize = 256;
+/// How much two names must look alike before one is proposed for the other, from 0 to 1.
+const ALIKE: f64 = 0.7;
+
+/// The configuration file, read and checked. Paths are from the file's directory.
+///
+/// ```toml
+/// state_directory = "kms"        # the database and marks; for this user alone
+/// socket = "kms.sock"            # for duties
+/// admin_socket = "kms-admin.sock"
+/// allowed_users = [1000]         # numbers of the users who may send duties; default: this user
+/// decision_grace = "24h"         # how late after a deadline ballots are decided on without a person; default
+/// epoch_signatures = 1000        # signatures between two marks on the token; default
+///
+/// [device]
+/// driver = "pkcs11"
+/// module = "/usr/lib/softhsm/libsofthsm2.so"
+/// token = "pkcs11:token=NAME;serial=NUMBER"   # RFC 7512
+/// pin_file = "pin"               # readable by this user alone; default: the systemd credential assent-kms-pin
+/// sessions = 8                   # signatures at the same time; default
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where the database and marks are.
+    pub state_directory: PathBuf,
+    /// The socket for duties.
+    pub socket: PathBuf,
+    /// The socket for administration.
+    pub admin_socket: PathBuf,
+    /// The users who may send duties.
+    #[serde(default = "this_user")]
+    pub allowed_users: Vec<u32>,
+    /// How long after a deadline an outcome that ballots made is signed without a person.
+    #[serde(default = "default_grace")]
+    pub decision_grace: Millis,
+    /// After how many signatures the epoch is advanced.
+    #[serde(default = "default_epoch_signatures")]
+    pub epoch_signatures: u64,
+    /// The token.
+    pub device: DeviceConfig,
+}
+
+/// The part of the configuration about the device.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceConfig {
+    /// The kind of device.
+    pub driver: DriverKind,
+    /// The PKCS#11 module.
+    pub module: PathBuf,
+    /// The token's `pkcs11:` URI.
+    pub token: String,
+    /// The file with the PIN.
+    pub pin_file: Option<PathBuf>,
+    /// How many sessions are used.
+    #[serde(default = "default_sessions")]
+    pub sessions: usize,
+}
+
+/// The kinds of devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DriverKind {
+    /// A PKCS#11 token.
+    Pkcs11,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// It cannot be read.
+    #[error("cannot read the configuration `{}`: {why}; `--config FILE` names another", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// It is wrong.
+    #[error("`{}`, line {line}, column {column}: {why}", path.display())]
+    Wrong {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// From 1, in characters.
+        column: usize,
+        /// What is wrong, and what to do.
+        why: String,
+    },
+}
+
+impl Config {
+    /// Reads and checks the file.
+    ///
+    /// # Errors
+    /// [`ConfigError`]
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let failed = |why: String| ConfigError::Read { path: path.to_owned(), why };
+        let length = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();
+        if length > FILE_LIMIT as u64 {
+            return Err(failed(format!("it has more than {FILE_LIMIT} bytes")));
+        }
+        let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+        Config::parse(&text, path)
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
+        let wrong = |offset: usize, why: &str| {
+            let (line, column) = position(text, offset);
+            ConfigError::Wrong { path: path.to_owned(), line, column, why: why.to_owned() }
+        };
+        let of_toml =
+            |error: toml::de::Error| wrong(error.span().map_or(0, |span| span.start), error.message());
+        let table = DeTable::parse(text).map_err(of_toml)?;
+        check_keys(table.get_ref(), &KEYS).map_err(|(offset, why)| wrong(offset, &why))?;
+        if let Some(device) = table.get_ref().get("device").and_then(|value| value.get_ref().as_table()) {
+            check_keys(device, &DEVICE_KEYS).map_err(|(offset, why)| wrong(offset, &why))?;
+        }
+        let mut config: Config = toml::from_str(text).map_err(of_toml)?;
+        if !(1..=SESSIONS_LIMIT).contains(&config.device.sessions) {
+            return Err(wrong(0, &format!("`sessions` must be from 1 to {SESSIONS_LIMIT}")));
+        }
+        if config.epoch_signatures == 0 {
+            return Err(wrong(0, "`epoch_signatures` must be at least 1"));
+        }
+        if config.socket == config.admin_socket {
+            return Err(wrong(0, "`socket` and `admin_socket` must be two sockets"));
+        }
+        let base = path.parent().unwrap_or(Path::new(""));
+        let Config { state_directory, socket, admin_socket, device, .. } = &mut config;
+        let module = Some(&mut device.module);
+        let paths =
+            [state_directory, socket, admin_socket].into_iter().chain(module).chain(&mut device.pin_file);
+        for relative in paths {
+            *relative = base.join(&*relative);
+        }
+        Ok(config)
+    }
+}
+
+fn this_user() -> Vec<u32> {
+    vec![rustix::process::geteuid().as_raw()]
+}
+
+fn default_grace() -> Millis {
+    Millis::from_secs(24 * 3_600)
+}
+
+fn default_epoch_signatures() -> u64 {
+    1_000
+}
+
+fn default_sessions() -> usize {
+    8
+}
+
+fn check_keys(table: &DeTable<'_>, known: &[&str]) -> Result<(), (usize, String)> {
+    let unknown = table.iter().find(|(key, _)| !known.contains(&key.get_ref().as_ref()));
+    match unknown {
+        Some((key, _)) => Err((key.span().start, unknown_key(key.get_ref(), known))),
+        None => Ok(()),
+    }
+}
+
+fn unknown_key(key: &str, known: &[&str]) -> String {
+    let nearest = known
+        .iter()
+        .map(|candidate| (strsim::jaro(key, candidate), candidate))
+        .filter(|(alike, _)| *alike >= ALIKE)
+        .max_by(|(one, _), (other, _)| one.total_cmp(other));
+    match nearest {
+        Some((_, nearest)) => format!("there is no key `{}`; did you mean `{nearest}`?", key.escape_debug()),
+        None => {
+            let known: Vec<_> = known.iter().map(|name| format!("`{name}`")).collect();
+            format!("there is no key `{}`; these are known: {}", key.escape_debug(), known.join(", "))
+        }
+    }
+}
+
+/// Line and column of a byte, from 1, columns in characters.
+fn position(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALLEST: &str = "state_directory = 'state'\nsocket = 'a.sock'\nadmin_socket = '/run/b.sock'\n\
+        [device]\ndriver = 'pkcs11'\nmodule = '/m.so'\ntoken = 'pkcs11:token=a'\npin_file = 'pin'\n";
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text, Path::new("/etc/kms/kms.toml")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn paths_are_from_the_files_directory_and_the_rest_has_defaults() {
+        let config = parse(SMALLEST).expect("good");
+        assert_eq!(config.state_directory, Path::new("/etc/kms/state"));
+        assert_eq!(config.admin_socket, Path::new("/run/b.sock"));
+        assert_eq!(config.device.pin_file.as_deref(), Some(Path::new("/etc/kms/pin")));
+        assert_eq!(config.allowed_users, [rustix::process::geteuid().as_raw()]);
+        assert_eq!((config.device.sessions, config.epoch_signatures), (8, 1_000));
+        assert_eq!(config.decision_grace.to_string(), "1d");
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_place_and_the_nearest_known_key() {
+        for (text, error) in [
+            (
+                format!("sockt = 'x'\n{SMALLEST}"),
+                "line 1, column 1: there is no key `sockt`; did you mean `socket`?",
+            ),
+            (
+                format!("{SMALLEST}sesions = 3\n"),
+                "line 9, column 1: there is no key `sesions`; did you mean `sessions`?",
+            ),
+        ] {
+            assert_eq!(parse(&text).expect_err("refused"), format!("`/etc/kms/kms.toml`, {error}"));
+        }
+        let error = parse(&format!("{SMALLEST}qqq = 1")).expect_err("refused");
+        assert!(error.contains("these are known: `driver`, `module`"), "{error}");
+    }
+
+    #[test]
+    fn values_out_of_their_bounds_are_refused() {
+        for (text, error) in [
+            (format!("{SMALLEST}sessions = 0"), "`sessions` must be from 1 to 256"),
+            (format!("{SMALLEST}sessions = 257"), "`sessions` must be from 1 to 256"),
+            (format!("epoch_signatures = 0\n{SMALLEST}"), "`epoch_signatures` must be at least 1"),
+            (format!("decision_grace = '1 day'\n{SMALLEST}"), "line 1, column 18"),
+            (SMALLEST.replace("'pkcs11'", "'paper'"), "line 5, column 10"),
+            (SMALLEST.replace("/run/b.sock", "a.sock"), "must be two sockets"),
+            (SMALLEST.replace("socket = 'a.sock'\n", ""), "socket"),
+        ] {
+            let found = parse(&text).expect_err("refused");
+            assert!(found.contains(error), "{found}");
+        }
+    }
+}

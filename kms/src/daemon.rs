@@ -1,0 +1,232 @@
+//! `assent-kms init` and `serve`: the parts put together, in an order in which nothing is promised before it can be kept.
+//!
+//! ```text
+//! directory, lock, file ─▶ token (one PIN try) ─▶ epoch ─▶ keys compared ─▶ started (log), epoch advanced ─▶ sockets
+//! ```
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use assent_consensus::json::Integer;
+use assent_consensus::time::UnixMillis;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use crate::admin::{self, Admin};
+use crate::audit::Entry;
+use crate::config::Config;
+use crate::device::pkcs11::Pkcs11Driver;
+use crate::device::{DeviceError, Driver, Pool};
+use crate::duty::{self, Engine};
+use crate::epoch::{self, EpochError};
+use crate::pin::{PinError, PinSource};
+use crate::pins::{KeyState, Pins};
+use crate::signing::{Clock, EpochBell, Signing};
+use crate::sockets::{Socket, SocketError};
+use crate::store::{self, DirectoryLock, KeyRow, Store, StoreError, Writer};
+
+/// How long what is under way may take when the daemon stops.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why the daemon does not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The file.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The PIN.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// The device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The epoch.
+    #[error(transparent)]
+    Epoch(#[from] EpochError),
+    /// A socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// `init` was cut short.
+    #[error("this KMS was never finished: run `assent-kms init` again")]
+    Unfinished,
+    /// The system.
+    #[error("the system failed: {0}")]
+    System(#[from] std::io::Error),
+}
+
+/// The system's clock.
+pub fn system_clock() -> Clock {
+    Arc::new(|| {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        UnixMillis::new(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    })
+}
+
+/// The driver of the configured device.
+///
+/// # Errors
+/// [`DaemonError::Pin`], [`DaemonError::Device`]
+pub fn driver(config: &Config) -> Result<Arc<dyn Driver>, DaemonError> {
+    let pin = PinSource::new(config.device.pin_file.as_deref(), &config.state_directory)?;
+    Ok(Arc::new(Pkcs11Driver::new(&config.device.module, &config.device.token, pin)?))
+}
+
+/// Makes a KMS: state directory, database, and the first mark on the token. One that was cut short is finished.
+///
+/// # Errors
+/// [`DaemonError`]; [`StoreError::Exists`] if it was made before.
+pub async fn init(config: &Config) -> Result<[u8; 16], DaemonError> {
+    let directory = &config.state_directory;
+    store::make_directory(directory)?;
+    let _lock = DirectoryLock::take(directory)?;
+    let clock = system_clock();
+    match Store::open_reader(directory) {
+        Err(StoreError::Uninitialised { .. }) => {
+            // Before anything is written: a token that cannot be used is found first.
+            driver(config)?.connect()?;
+            Store::create(directory, clock())?;
+        }
+        Ok(store) if store.identity()?.epoch > 0 => {
+            return Err(StoreError::Exists { path: store.path().to_owned() }.into());
+        }
+        Ok(_) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let reader = Store::open_reader(directory)?;
+    let identity = reader.identity()?;
+    let writer = Writer::start(directory, Pins::load(&reader)?)?;
+    let pool = Pool::start(driver(config)?, 1)?;
+    let epoch = agree(&pool, &identity).await?;
+    epoch::advance(&writer, &pool, identity.instance, epoch).await?;
+    Ok(identity.instance)
+}
+
+async fn agree(pool: &Pool, identity: &store::Identity) -> Result<u64, DaemonError> {
+    let identity = *identity;
+    // What is wrong with the epoch is no failure of the device.
+    let agreed = pool.run(move |device| match epoch::agreed(&identity, device) {
+        Err(EpochError::Device(error)) => Err(error),
+        agreed => Ok(agreed),
+    });
+    Ok(agreed.await??)
+}
+
+/// Runs the daemon until it is told to stop.
+///
+/// # Errors
+/// [`DaemonError`], if it does not start.
+pub async fn serve(config: Config) -> Result<(), DaemonError> {
+    let directory = &config.state_directory;
+    store::check_directory(directory)?;
+    let _lock = DirectoryLock::take(directory)?;
+    let clock = system_clock();
+    let reader = Store::open_reader(directory)?;
+    let identity = reader.identity()?;
+    if identity.epoch == 0 {
+        return Err(DaemonError::Unfinished);
+    }
+    let pins = Pins::load(&reader)?;
+    let writer = Arc::new(Writer::start(directory, pins.clone())?);
+    let pool = Arc::new(Pool::start(driver(&config)?, config.device.sessions)?);
+    let agreed = agree(&pool, &identity).await?;
+    compare_keys(&pool, pins.keys()).await?;
+    let at = clock();
+    let entry = Entry::Started {
+        at,
+        epoch: Integer::saturating(agreed + 1),
+        program: env!("CARGO_PKG_VERSION").into(),
+    };
+    writer.write(move |batch| batch.append(&entry).map(drop)).await?;
+    let epoch = epoch::advance(&writer, &pool, identity.instance, agreed).await?;
+
+    let (bell, due) = mpsc::channel(1);
+    let bell = EpochBell { every: config.epoch_signatures, bell };
+    let signing = Signing::new(pins.clone(), writer.clone(), reader, pool.clone(), clock.clone());
+    let signing = Arc::new(signing.with_epoch_bell(bell));
+    tokio::spawn(epoch::keep_advancing(writer.clone(), pool.clone(), identity.instance, epoch, due));
+    let engine = Arc::new(Engine::new(pins.clone(), signing, clock.clone(), config.decision_grace));
+    let admin = Arc::new(Admin::new(pins.clone(), writer, pool, directory.clone(), clock));
+    listen(&config, duty::router(engine), admin::router(admin), &pins).await
+}
+
+async fn listen(
+    config: &Config,
+    duties: axum::Router,
+    administration: axum::Router,
+    pins: &Pins,
+) -> Result<(), DaemonError> {
+    let own = rustix::process::geteuid().as_raw();
+    let duty_socket = Socket::listen(&config.socket, &config.allowed_users)?;
+    let admin_socket = Socket::listen(&config.admin_socket, &[own, 0])?;
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (stop, stopped) = watch::channel(false);
+    let wait = |mut stopped: watch::Receiver<bool>| async move {
+        // An error means that whoever could stop us is gone, and so are we.
+        let _ = stopped.wait_for(|stop| *stop).await;
+    };
+    let duties = tokio::spawn(duty_socket.serve(duties, wait(stopped.clone())));
+    let administration = tokio::spawn(admin_socket.serve(administration, wait(stopped)));
+    let deployment = pins.genesis().map(|genesis| genesis.id().to_string());
+    tracing::info!(
+        socket = %config.socket.display(),
+        admin_socket = %config.admin_socket.display(),
+        deployment = deployment.as_deref().unwrap_or("not pinned yet"),
+        "ready"
+    );
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    tracing::info!("stopping");
+    // Nobody listens only if both ended by themselves.
+    let _ = stop.send(true);
+    let both = async {
+        for server in [duties, administration] {
+            match server.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(%error, "a socket failed"),
+                Err(error) => tracing::error!(%error, "a server broke off"),
+            }
+        }
+    };
+    if tokio::time::timeout(STOP_PATIENCE, both).await.is_err() {
+        tracing::warn!("what was under way is cut off; it is done again after the next start");
+        for path in [&config.socket, &config.admin_socket] {
+            remove(path);
+        }
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) {
+    // It is gone already if its server ended.
+    let _ = std::fs::remove_file(path);
+}
+
+/// Compares each key of the table with the device; a missing one is said, and its row stays.
+async fn compare_keys(pool: &Pool, rows: Vec<KeyRow>) -> Result<(), DaemonError> {
+    let found = pool.run(move |device| {
+        let mut found = Vec::with_capacity(rows.len());
+        for row in &rows {
+            found.push((row.clone(), device.public_key(row.object)?));
+        }
+        Ok(found)
+    });
+    for (row, key) in found.await? {
+        let (name, version) = (&row.name, row.version);
+        match key {
+            Some(key) if key == row.public_key => {}
+            Some(_) => tracing::error!(
+                alarm = true, %name, %version, object = %row.object,
+                "the token has another key in this one's place: it will sign nothing"
+            ),
+            None if row.state == KeyState::Destroyed => {}
+            None => tracing::error!(
+                alarm = true, %name, %version, object = %row.object,
+                "the token does not hold this key: restore the token from its backup, or rotate the key"
+            ),
+        }
+    }
+    Ok(())
+}

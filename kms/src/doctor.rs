@@ -1,0 +1,174 @@
+//! `assent-kms doctor`: everything that the KMS needs, looked at one by one, with what to do about what is wrong.
+
+use std::time::Instant;
+
+use assent_consensus::digest::Digest;
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::daemon;
+use crate::device::{Device, DeviceError, DeviceKey};
+use crate::epoch;
+use crate::pins::KeyState;
+use crate::store::{self, Store};
+
+/// Signatures that are made to measure the rate.
+const MEASURED: u32 = 100;
+
+/// What was found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// In the order in which they were looked at.
+    pub findings: Vec<Finding>,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, Serialize)]
+pub struct Finding {
+    /// What.
+    pub what: String,
+    /// Whether it is as it should be.
+    pub well: bool,
+    /// What was seen; if it is not well, what to do.
+    pub seen: String,
+}
+
+/// Looks at everything. What cannot be looked at because of something before is left out.
+pub fn examine(config: &Config) -> Report {
+    let mut report = Report { findings: Vec::new() };
+    let directory = store::check_directory(&config.state_directory);
+    report.add("state directory", directory.map(|()| config.state_directory.display().to_string()));
+    let store = Store::open_reader(&config.state_directory).and_then(|store| {
+        store.check_integrity()?;
+        Ok(store)
+    });
+    let rows = store.as_ref().map(Store::keys);
+    let (store, rows) = match (&store, rows) {
+        (Ok(store), Ok(Ok(rows))) => (Some(store), rows),
+        (Err(error), _) | (_, Err(error)) => {
+            report.bad("database", error);
+            (None, Vec::new())
+        }
+        (_, Ok(Err(error))) => {
+            report.bad("database", &error);
+            (None, Vec::new())
+        }
+    };
+    if let Some(store) = store {
+        let pinned = store.genesis().map(|bytes| match bytes {
+            Some(bytes) => format!("pinned to {}", Digest::of(&bytes)),
+            None => "not pinned yet: `assent-kms pin genesis.json` does that".into(),
+        });
+        report.add("database", pinned);
+    }
+    let device = daemon::driver(config).and_then(|driver| Ok((driver.connect()?, driver)));
+    let (mut device, _driver) = match device {
+        Ok(found) => found,
+        Err(error) => {
+            report.bad("token", &error);
+            return report;
+        }
+    };
+    let info = device.info().map(|info| {
+        let limit = info.sessions_limit.map_or("no limit said".into(), |limit| format!("at most {limit}"));
+        let open = info.sessions.map_or("an unknown number".into(), |open| open.to_string());
+        format!(
+            "`{}` (serial {}, {} {}, firmware {}), module {}; sessions: {open} open, {limit}, {} configured",
+            info.label,
+            info.serial,
+            info.manufacturer,
+            info.model,
+            info.firmware,
+            info.module,
+            config.device.sessions
+        )
+    });
+    report.add("token", info);
+    if let Some(store) = store {
+        let identity = store.identity();
+        let agreed =
+            identity.map_err(Into::into).and_then(|identity| epoch::agreed(&identity, device.as_mut()));
+        report.add("epoch", agreed.map(|epoch| format!("{epoch}, on token and database")));
+    }
+    let keys = match device.list() {
+        Ok(keys) => keys,
+        Err(error) => {
+            report.bad("keys", &error);
+            return report;
+        }
+    };
+    for row in &rows {
+        let key = keys.iter().find(|key| key.object == row.object);
+        let what = format!("{}, version {}", row.name, row.version);
+        let is_same = |key: &DeviceKey| key.has_private && key.public_key.as_ref() == Some(&row.public_key);
+        match (row.state, key) {
+            (KeyState::Suspended, _) => report.bad(
+                &what,
+                &"suspended: find out why from the log, then `assent-kms key resume`, or say that it is compromised",
+            ),
+            (KeyState::Destroyed, None) => report.good(what, "destroyed".into()),
+            (state, Some(key)) if is_same(key) => report.good(what, format!("{state}, on the token as in the table")),
+            (_, Some(_)) => report.bad(&what, &"the token has something else in its place: restore the token"),
+            (state, None) => report.bad(
+                &what,
+                &format!("{state} in the table, and not on the token: restore the token from its backup"),
+            ),
+        }
+    }
+    let strange =
+        keys.iter().filter(|key| key.has_private && !rows.iter().any(|row| row.object == key.object));
+    for key in strange {
+        let seen =
+            "on the token and not in the table: left by a creation that was cut short, or another program's";
+        report.good(format!("key with CKA_ID {}", key.object), seen.into());
+    }
+    report.measure(device.as_mut());
+    report
+}
+
+impl Report {
+    /// Whether all is well.
+    pub fn is_well(&self) -> bool {
+        self.findings.iter().all(|finding| finding.well)
+    }
+
+    /// For people.
+    pub fn lines(&self) -> Vec<String> {
+        let line = |finding: &Finding| {
+            let mark = if finding.well { "ok   " } else { "WRONG" };
+            format!("{mark}  {}: {}", finding.what, finding.seen)
+        };
+        self.findings.iter().map(line).collect()
+    }
+
+    /// How fast the token signs with one session: with a key that is made for it and destroyed, since a key of the table
+    /// signs nothing that is not in the audit log.
+    fn measure(&mut self, device: &mut dyn Device) {
+        let mut measured = || {
+            let (object, _) = device.generate("assent-kms doctor")?;
+            let digest = Digest::of(b"assent-kms doctor measures how fast the token signs");
+            let begun = Instant::now();
+            let signed = (0..MEASURED).try_for_each(|_| device.sign(object, &digest).map(drop));
+            let rate = f64::from(MEASURED) / begun.elapsed().as_secs_f64();
+            device.destroy(object)?;
+            signed.map(|()| format!("{rate:.0} a second with one session"))
+        };
+        let measured: Result<String, DeviceError> = measured();
+        self.add("signature rate", measured);
+    }
+
+    fn add<E: std::fmt::Display>(&mut self, what: &str, seen: Result<String, E>) {
+        match seen {
+            Ok(seen) => self.good(what.into(), seen),
+            Err(error) => self.bad(what, &error),
+        }
+    }
+
+    fn good(&mut self, what: String, seen: String) {
+        self.findings.push(Finding { what, well: true, seen });
+    }
+
+    fn bad(&mut self, what: &str, why: &dyn std::fmt::Display) {
+        self.findings.push(Finding { what: what.into(), well: false, seen: why.to_string() });
+    }
+}

@@ -1,0 +1,97 @@
+//! The mark on the token that goes with the database: a restored copy of an older database is seen, and not used.
+//!
+//! The token holds `{instance, epoch}`, equal to the database's. It is advanced in three steps, each on disk before the
+//! next: the database says which epoch is pending; the token gets it; the database has it. A crash between two of them
+//! leaves a pair that the next start can tell from a rolled-back one.
+
+use std::sync::Arc;
+
+use crate::device::{Device, DeviceError, EpochMark, Pool};
+use crate::store::{Batch, Identity, StoreError, Writer};
+
+/// Why token and database do not go together, or the epoch was not advanced.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EpochError {
+    /// The token is another KMS's.
+    #[error(
+        "the token belongs to another KMS (a data object `assent-kms-epoch` of another instance is on it): use a token of \
+         its own for each KMS"
+    )]
+    OtherInstance,
+    /// The token has no mark.
+    #[error(
+        "the token has no mark of this KMS, though it should: it is another token with the same name, or it was initialised \
+         anew; connect the right one, or restore it from its backup"
+    )]
+    NoMark,
+    /// One of them is older.
+    #[error(
+        "the database is of epoch {database} and the token of {token}: one of them was put back to an older state, and \
+         signing could say two things; restore the newest database that there is"
+    )]
+    RolledBack {
+        /// The database's epoch.
+        database: u64,
+        /// The token's.
+        token: u64,
+    },
+    /// The device failed.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The file failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The epoch that token and database agree on, after a look at both. 0 for a database whose token has no mark yet.
+///
+/// # Errors
+/// [`EpochError`]
+pub fn agreed(identity: &Identity, device: &mut dyn Device) -> Result<u64, EpochError> {
+    let marks = device.epoch_marks()?;
+    if marks.iter().any(|mark| mark.instance != identity.instance) {
+        return Err(EpochError::OtherInstance);
+    }
+    let legal = |epoch: u64| epoch == identity.epoch || Some(epoch) == identity.pending;
+    match marks.iter().map(|mark| mark.epoch).max() {
+        None if identity.epoch == 0 => Ok(0),
+        None => Err(EpochError::NoMark),
+        Some(epoch) if legal(epoch) && epoch > 0 => Ok(epoch),
+        Some(token) => Err(EpochError::RolledBack { database: identity.epoch, token }),
+    }
+}
+
+/// Advances the epoch from the one that was agreed on.
+///
+/// # Errors
+/// [`EpochError`]
+pub async fn advance(writer: &Writer, pool: &Pool, instance: [u8; 16], from: u64) -> Result<u64, EpochError> {
+    let epoch = from + 1;
+    let pending = move |batch: &mut Batch<'_>| {
+        batch.set_epoch(from)?;
+        batch.set_pending(epoch)
+    };
+    writer.write(pending).await?;
+    pool.run(move |device| device.put_epoch_mark(EpochMark { instance, epoch })).await?;
+    writer.write(move |batch| batch.set_epoch(epoch)).await?;
+    Ok(epoch)
+}
+
+/// Advances the epoch whenever enough was signed, until the process ends. A token that cannot be written is no reason to
+/// stop signing; it is tried again.
+pub async fn keep_advancing(
+    writer: Arc<Writer>,
+    pool: Arc<Pool>,
+    instance: [u8; 16],
+    mut epoch: u64,
+    mut due: tokio::sync::mpsc::Receiver<()>,
+) {
+    while due.recv().await.is_some() {
+        match advance(&writer, &pool, instance, epoch).await {
+            Ok(next) => epoch = next,
+            Err(error) => {
+                tracing::error!(%error, "the epoch was not advanced; it is tried again after more signatures")
+            }
+        }
+    }
+}
