@@ -9,6 +9,7 @@
 //! An error is `{"code", "message"}` with the status that fits; 503 comes with `retry-after`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use assent_consensus::duty::{BATCH_BYTES, DutyBatch, TrustedHeaders};
 use assent_consensus::message::DeploymentId;
@@ -32,6 +33,8 @@ const BODIES_LIMIT: usize = 4 * BATCH_BYTES;
 const BODY_UNIT: usize = 16 * 1024;
 /// Up to this size a body is read on the thread that received it, in bytes.
 const READ_AT_ONCE: usize = 128 * 1024;
+/// How long a body may take to come.
+const BODY_TIME: Duration = Duration::from_secs(30);
 /// After how many seconds one who found the KMS busy may try again.
 const RETRY_SECONDS: &str = "1";
 
@@ -73,7 +76,14 @@ async fn duties(State(desk): State<Desk>, headers: HeaderMap, body: Body) -> Res
         return too_large();
     }
     let Some(_room) = desk.room(length) else { return refused(&BatchRefusal::Busy) };
-    let Ok(body) = to_bytes(body, length).await else { return too_large() };
+    let body = match tokio::time::timeout(BODY_TIME, to_bytes(body, length)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(_)) => return too_large(),
+        Err(_) => {
+            let message = format!("the body did not come in {} s", BODY_TIME.as_secs());
+            return answer_error(StatusCode::REQUEST_TIMEOUT, "too-slow", message);
+        }
+    };
     let batch: Result<DutyBatch, String> = if body.len() <= READ_AT_ONCE {
         serde_json::from_slice(&body).map_err(|error| error.to_string())
     } else {

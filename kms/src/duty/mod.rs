@@ -7,6 +7,23 @@
 //!           ─▶ order: the bytes to be signed ─▶ signing ─▶ DutyAnswer
 //!           └▶ refusal, into the audit log
 //! ```
+//!
+//! A duty is refused with a word and a sentence. Words of what two parties see differently are those of
+//! [`BundleError::reason`](assent_consensus::bundle::BundleError::reason) and of
+//! [`ProofError::reason`](assent_consensus::header::ProofError::reason), those of keys and devices are
+//! [`SigningError::reason`](crate::signing::SigningError::reason). Beside them:
+//!
+//! | word | a person is needed, or time | why |
+//! |---|---|---|
+//! | `too-early` | time | an outcome that lies ahead of the KMS's clock |
+//! | `too-late` | person (`assent-kms release`) | ballots whose deadline and grace are past |
+//! | `lapsed` | person | an action later than the policy's `act_within` |
+//! | `suspended` | person | a voter or requester whose key is suspended took part |
+//! | `other-vote-request`, `other-decision`, `other-action` | person | something else is on record for the request |
+//! | `other-event`, `other-step`, `malformed-event` | person | the log asks for something else, or for nothing |
+//! | `no-finality` | person | the batch lacks the header of a log |
+//! | `has-result` | person | the action was done already |
+//! | `not-supported` | person | this version does nothing for such a subject |
 
 mod action;
 mod anchors;

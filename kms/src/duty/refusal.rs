@@ -65,7 +65,8 @@ impl From<BundleError> for Refused {
 impl From<SigningError> for Refused {
     fn from(error: SigningError) -> Refused {
         let remedy = if error.is_retry() { Remedy::Time } else { Remedy::Person };
-        Refused { remedy, reason: error.reason(), message: error.to_string(), is_verdict: false }
+        let is_verdict = matches!(error, SigningError::Conflict { .. } | SigningError::KeyNotActive { .. });
+        Refused { remedy, reason: error.reason(), message: error.to_string(), is_verdict }
     }
 }
 

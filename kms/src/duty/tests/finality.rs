@@ -37,6 +37,10 @@ async fn a_header_that_no_validator_of_genesis_signed_is_refused() {
     assert_eq!(refused(&world, finality.clone(), duty.clone()).await.code(), "unknown-validator");
     finality[0].certificate.signatures.clear();
     assert_eq!(refused(&world, finality, duty).await.code(), "not-final");
+    // Each attempt is in the audit log, once.
+    let written: Vec<String> =
+        world.books.pages().refusals.iter().map(|(_, _, reason)| reason.clone()).collect();
+    assert_eq!(written, ["unknown-validator", "not-final"]);
 }
 
 #[tokio::test]

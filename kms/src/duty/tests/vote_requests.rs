@@ -128,7 +128,7 @@ async fn a_call_must_be_what_the_start_leads_to() {
     let mut wrong = call.clone();
     wrong.requester = world.stranger.public.thumbprint();
     let duty = world.vote_request_duty(&start, &wrong);
-    world.needs_person(duty, "not-a-requester").await;
+    world.needs_person(duty, "other-requester").await;
 
     let mut wrong = call.clone();
     wrong.attempt = number(2);
