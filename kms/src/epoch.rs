@@ -95,3 +95,63 @@ pub async fn keep_advancing(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{MemoryToken, SmallKms};
+
+    const OURS: [u8; 16] = [1; 16];
+
+    fn seen(epoch: u64, pending: Option<u64>, marks: &[u64]) -> Result<u64, EpochError> {
+        let mut token = MemoryToken::default();
+        token.token().marks = marks.iter().map(|epoch| EpochMark { instance: OURS, epoch: *epoch }).collect();
+        agreed(&Identity { instance: OURS, epoch, pending }, &mut token)
+    }
+
+    #[test]
+    fn a_crash_at_any_step_leaves_a_pair_that_is_accepted() {
+        assert_eq!(seen(0, None, &[]), Ok(0));
+        assert_eq!(seen(0, Some(1), &[]), Ok(0));
+        assert_eq!(seen(0, Some(1), &[1]), Ok(1));
+        assert_eq!(seen(5, None, &[5]), Ok(5));
+        assert_eq!(seen(5, Some(6), &[5]), Ok(5));
+        assert_eq!(seen(5, Some(6), &[5, 6]), Ok(6));
+        assert_eq!(seen(5, Some(6), &[6]), Ok(6));
+    }
+
+    #[test]
+    fn a_database_or_a_token_that_was_put_back_is_found() {
+        assert_eq!(seen(4, None, &[5]), Err(EpochError::RolledBack { database: 4, token: 5 }));
+        assert_eq!(seen(4, Some(5), &[6]), Err(EpochError::RolledBack { database: 4, token: 6 }));
+        assert_eq!(seen(5, None, &[4]), Err(EpochError::RolledBack { database: 5, token: 4 }));
+        assert_eq!(seen(5, Some(6), &[4]), Err(EpochError::RolledBack { database: 5, token: 4 }));
+        assert_eq!(seen(5, None, &[]), Err(EpochError::NoMark));
+    }
+
+    #[test]
+    fn a_token_of_another_kms_is_refused() {
+        let mut token = MemoryToken::default();
+        token.token().marks = vec![EpochMark { instance: [2; 16], epoch: 5 }];
+        for epoch in [0, 5] {
+            let identity = Identity { instance: OURS, epoch, pending: None };
+            assert_eq!(agreed(&identity, &mut token), Err(EpochError::OtherInstance));
+        }
+    }
+
+    #[tokio::test]
+    async fn advancing_that_fails_in_the_middle_can_be_done_again() {
+        let kms = SmallKms::new().await;
+        let instance = kms.store().identity().expect("read").instance;
+        kms.token.token().fails_after_mark = true;
+        advance(&kms.writer, &kms.pool, instance, 0).await.expect_err("the token failed");
+        let kms = kms.restart();
+        kms.token.token().fails_after_mark = false;
+        let identity = kms.store().identity().expect("read");
+        let epoch = agreed(&identity, &mut kms.token.clone()).expect("a legal pair");
+        assert_eq!(advance(&kms.writer, &kms.pool, instance, epoch).await, Ok(2));
+        let identity = kms.store().identity().expect("read");
+        assert_eq!(identity, Identity { instance, epoch: 2, pending: None });
+        assert_eq!(agreed(&identity, &mut kms.token.clone()), Ok(2));
+    }
+}

@@ -20,3 +20,6 @@ pub mod pins;
 pub mod signing;
 pub mod sockets;
 pub mod store;
+
+#[cfg(test)]
+mod testing;

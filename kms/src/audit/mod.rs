@@ -146,3 +146,6 @@ pub(crate) fn shortened(sentence: &str) -> String {
     }
     sentence[..end].to_owned()
 }
+
+#[cfg(test)]
+mod tests;

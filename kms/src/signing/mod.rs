@@ -1,7 +1,7 @@
 //! The one way to a signature: the intent with its exact bytes on disk, then the device, then the signature verified and on
 //! disk, then the answer (invariants I3 and I11).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +14,7 @@ use assent_consensus::message::{KeyVersion, RequestId};
 use assent_consensus::name::Name;
 use assent_consensus::time::UnixMillis;
 use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedMutexGuard;
 
 use crate::audit::{Entry, LoggedKey, shortened};
 use crate::device::{DeviceError, ObjectId, Pool};
@@ -213,8 +214,8 @@ pub struct Signing {
     pool: Arc<Pool>,
     /// For questions only; one at a time, each a few page reads.
     reader: Mutex<Store>,
-    /// Duties that are being signed, so that none is signed twice at once.
-    under_way: Mutex<HashSet<DutyId>>,
+    /// So that no duty is signed twice at once.
+    turns: Turns,
     refusals: Mutex<RefusalMemory>,
     clock: Clock,
     signatures: AtomicU64,
@@ -240,7 +241,7 @@ impl Signing {
             writer,
             pool,
             reader: Mutex::new(reader),
-            under_way: Mutex::default(),
+            turns: Turns::default(),
             refusals: Mutex::default(),
             clock,
             signatures: AtomicU64::new(0),
@@ -267,7 +268,7 @@ impl Signing {
     /// # Errors
     /// [`SigningError`]
     pub async fn sign(&self, order: Order) -> Result<SignedOrder, SigningError> {
-        let _under_way = UnderWay::begin(&self.under_way, order.duty())?;
+        let _turn = Turn::take(&self.turns, order.duty()).await;
         self.usable_key(&order)?;
         let (at, intended) = ((self.clock)(), order.clone());
         let recorded = self.writer.write(move |batch| batch.intend(at, intended)).await?;
@@ -382,24 +383,30 @@ impl KeyChange {
     }
 }
 
-/// One duty that is being signed, as long as this lives.
-struct UnderWay<'s> {
-    all: &'s Mutex<HashSet<DutyId>>,
+/// The right to sign for one duty, held as long as this lives.
+struct Turn<'s> {
+    all: &'s Turns,
     duty: DutyId,
+    _held: OwnedMutexGuard<()>,
 }
 
-impl<'s> UnderWay<'s> {
-    fn begin(all: &'s Mutex<HashSet<DutyId>>, duty: DutyId) -> Result<UnderWay<'s>, SigningError> {
-        match all.lock().unwrap_or_else(PoisonError::into_inner).insert(duty) {
-            true => Ok(UnderWay { all, duty }),
-            false => Err(SigningError::Busy),
-        }
+/// A lock for each duty that is being signed or waited for.
+type Turns = Mutex<HashMap<DutyId, Arc<tokio::sync::Mutex<()>>>>;
+
+impl<'s> Turn<'s> {
+    async fn take(all: &'s Turns, duty: DutyId) -> Turn<'s> {
+        let lock = all.lock().unwrap_or_else(PoisonError::into_inner).entry(duty).or_default().clone();
+        Turn { all, duty, _held: lock.lock_owned().await }
     }
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.duty);
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        // The map's own, and the one that is held: nobody else waits.
+        if all.get(&self.duty).is_some_and(|lock| Arc::strong_count(lock) <= 2) {
+            all.remove(&self.duty);
+        }
     }
 }
 
@@ -435,3 +442,6 @@ impl From<DeviceError> for SigningError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

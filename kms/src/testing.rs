@@ -1,0 +1,193 @@
+//! A token in memory whose faults a test decides on, and a KMS around it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use assent_consensus::artifact::ToSign;
+use assent_consensus::digest::Digest;
+use assent_consensus::encoding::Bytes;
+use assent_consensus::json::Integer;
+use assent_consensus::jwk::{PublicKey, Signature};
+use assent_consensus::message::{KeyVersion, RequestId};
+use assent_consensus::time::UnixMillis;
+use p256::ecdsa::signature::hazmat::PrehashSigner;
+use p256::ecdsa::{self, SigningKey};
+
+use crate::audit::{Entry, LoggedKey};
+use crate::device::{Device, DeviceError, DeviceInfo, DeviceKey, Driver, EpochMark, ObjectId, Pool};
+use crate::pins::Pins;
+use crate::signing::{KeyName, Order, Purpose, Signing};
+use crate::store::{NewKey, Store, Writer};
+
+/// What a token in memory holds, and what is wrong with it.
+#[derive(Default)]
+pub(crate) struct Token {
+    pub keys: BTreeMap<ObjectId, SigningKey>,
+    pub marks: Vec<EpochMark>,
+    pub is_gone: bool,
+    /// It signs something else than it is asked for.
+    pub signs_wrongly: bool,
+    /// The next marks are written, and yet it says that it failed.
+    pub fails_after_mark: bool,
+    pub signed: Vec<Digest>,
+    pub sessions: usize,
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct MemoryToken(Arc<Mutex<Token>>);
+
+impl MemoryToken {
+    pub fn token(&self) -> MutexGuard<'_, Token> {
+        self.0.lock().expect("no test panics while it looks")
+    }
+
+    fn present(&self) -> Result<MutexGuard<'_, Token>, DeviceError> {
+        let token = self.token();
+        if token.is_gone { Err(DeviceError::Gone("taken out".into())) } else { Ok(token) }
+    }
+}
+
+impl Driver for MemoryToken {
+    fn connect(&self) -> Result<Box<dyn Device>, DeviceError> {
+        self.present()?.sessions += 1;
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl Device for MemoryToken {
+    fn info(&mut self) -> Result<DeviceInfo, DeviceError> {
+        Err(DeviceError::Failed("it says nothing of itself".into()))
+    }
+
+    fn generate(&mut self, _label: &str) -> Result<(ObjectId, PublicKey), DeviceError> {
+        let mut token = self.present()?;
+        let number = u8::try_from(token.keys.len() + 1).expect("few keys");
+        let key = SigningKey::from_slice(&[number; 32]).expect("a scalar");
+        let point: [u8; 65] =
+            key.verifying_key().to_sec1_point(false).as_bytes().try_into().expect("uncompressed");
+        token.keys.insert(ObjectId([number; 16]), key);
+        Ok((ObjectId([number; 16]), PublicKey::from_point(point).expect("on the curve")))
+    }
+
+    fn public_key(&mut self, _object: ObjectId) -> Result<Option<PublicKey>, DeviceError> {
+        Err(DeviceError::Failed("it shows no keys".into()))
+    }
+
+    fn sign(&mut self, object: ObjectId, digest: &Digest) -> Result<Signature, DeviceError> {
+        let mut token = self.present()?;
+        token.signed.push(*digest);
+        let other = Digest::of(b"another");
+        let digest = if token.signs_wrongly { &other } else { digest };
+        let key = token.keys.get(&object).ok_or(DeviceError::NoKey(object))?;
+        let signature: ecdsa::Signature = key.sign_prehash(digest.as_bytes()).expect("it signs");
+        // The high half, so that the KMS has something to normalise.
+        let (r, s) = signature.normalize_s().split_scalars();
+        let high = ecdsa::Signature::from_scalars(r.to_bytes(), (-*s).to_bytes()).expect("scalars");
+        Ok(high.to_bytes().into())
+    }
+
+    fn list(&mut self) -> Result<Vec<DeviceKey>, DeviceError> {
+        Ok(Vec::new())
+    }
+
+    fn destroy(&mut self, object: ObjectId) -> Result<(), DeviceError> {
+        self.present()?.keys.remove(&object);
+        Ok(())
+    }
+
+    fn epoch_marks(&mut self) -> Result<Vec<EpochMark>, DeviceError> {
+        Ok(self.present()?.marks.clone())
+    }
+
+    fn put_epoch_mark(&mut self, mark: EpochMark) -> Result<(), DeviceError> {
+        let mut token = self.present()?;
+        token.marks = vec![mark];
+        if token.fails_after_mark { Err(DeviceError::Failed("after the mark".into())) } else { Ok(()) }
+    }
+}
+
+/// A KMS with one active key, over a token in memory.
+pub(crate) struct SmallKms {
+    pub token: MemoryToken,
+    pub pins: Pins,
+    pub writer: Arc<Writer>,
+    pub pool: Arc<Pool>,
+    pub signing: Arc<Signing>,
+    pub directory: tempfile::TempDir,
+}
+
+pub(crate) const NOW: u64 = 1_800_000_000_000;
+
+impl SmallKms {
+    pub async fn new() -> SmallKms {
+        let directory = tempfile::tempdir().expect("a directory");
+        Store::create(directory.path(), UnixMillis::new(NOW)).expect("made");
+        let token = MemoryToken::default();
+        let (object, public_key) = token.clone().generate("").expect("a key");
+        let kms = SmallKms::over(directory, token);
+        let new = NewKey {
+            object,
+            name: release(),
+            version: KeyVersion::first(),
+            public_key,
+            created: UnixMillis::new(NOW),
+        };
+        let (at, by, key) = (new.created, Integer::saturating(0), LoggedKey::new(&new.name, new.version));
+        let (bytes, public_key) = (Bytes(object.0.to_vec()), new.public_key.clone());
+        let made = Entry::KeyCreated { at, by, key: key.clone(), object: bytes, public_key };
+        let (from, to) = ("pre-activation".into(), "active".into());
+        let activated = Entry::KeyState { at, by: None, key, from, to, why: "a test".into() };
+        kms.writer
+            .write(move |batch| {
+                batch.insert_key(&new)?;
+                batch.activate_key(object, None, &Digest::ZERO, at)?;
+                batch.append(&made)?;
+                batch.append(&activated).map(drop)
+            })
+            .await
+            .expect("written");
+        kms.pins.reload(&kms.store()).expect("read");
+        kms
+    }
+
+    /// A KMS as it is after a start.
+    pub fn over(directory: tempfile::TempDir, token: MemoryToken) -> SmallKms {
+        let store = || Store::open_reader(directory.path()).expect("it opens");
+        let pins = Pins::load(&store()).expect("read");
+        let writer = Arc::new(Writer::start(directory.path(), pins.clone()).expect("a writer"));
+        let pool = Arc::new(Pool::start(Arc::new(token.clone()), 4).expect("threads"));
+        let clock = Arc::new(|| UnixMillis::new(NOW));
+        let signing = Signing::new(pins.clone(), writer.clone(), store(), pool.clone(), clock);
+        SmallKms { token, pins, writer, pool, signing: Arc::new(signing), directory }
+    }
+
+    /// Stops without a word, and starts again.
+    pub fn restart(self) -> SmallKms {
+        let SmallKms { token, directory, .. } = self;
+        SmallKms::over(directory, token)
+    }
+
+    pub fn store(&self) -> Store {
+        Store::open_reader(self.directory.path()).expect("it opens")
+    }
+
+    /// The file, for whoever changes it behind the KMS's back.
+    pub fn file(&self) -> rusqlite::Connection {
+        rusqlite::Connection::open(self.directory.path().join(crate::store::FILE)).expect("it opens")
+    }
+}
+
+pub(crate) fn release() -> KeyName {
+    KeyName::Operational("release".parse().expect("a name"))
+}
+
+/// An order for the n-th request.
+pub(crate) fn order(request: u32, bytes: &str) -> Order {
+    Order {
+        purpose: Purpose::Decision,
+        request: RequestId(Digest::of(&request.to_be_bytes())),
+        key: release(),
+        version: KeyVersion::first(),
+        to_sign: ToSign::Message(bytes.as_bytes().to_vec()),
+    }
+}
