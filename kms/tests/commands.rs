@@ -1,0 +1,360 @@
+//! What an operator does with `assent-kms` and a real token, and what he is told when it cannot be done.
+
+mod daemon;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use assent_consensus::digest::Digest;
+use assent_consensus::encoding::Bytes;
+use assent_consensus::genesis::{
+    ChainDocument, ContractDocument, GenesisDocument, KeyDocument, ProcessDocument,
+};
+use assent_consensus::json::Integer;
+use assent_consensus::jwk::PublicKey;
+use assent_consensus::subject::{Algorithm, SignatureFormat};
+use assent_consensus::time::UnixMillis;
+use daemon::{Home, done, refused};
+use p256::ecdsa::SigningKey;
+use secrecy::ExposeSecret;
+use serde_json::Value;
+
+/// A public key that no device of this test holds.
+fn software_key(number: u8) -> PublicKey {
+    let key = SigningKey::from_slice(&[number; 32]).expect("a scalar");
+    let point = key.verifying_key().to_sec1_point(false);
+    PublicKey::from_point(point.as_bytes().try_into().expect("uncompressed")).expect("on the curve")
+}
+
+fn toml_key(key: &PublicKey) -> String {
+    let jwk = serde_json::to_value(key).expect("a JWK");
+    let member = |name: &str| jwk[name].as_str().expect("text").to_owned();
+    format!("key = {{ kty = \"EC\", crv = \"P-256\", x = \"{}\", y = \"{}\" }}", member("x"), member("y"))
+}
+
+/// A genesis file with a contract and a release key, in the KMS's directory.
+fn write_genesis(home: &Home, contract: PublicKey, release: PublicKey) -> Digest {
+    let name = |text: &str| text.parse().expect("a name");
+    let policy = format!(
+        "name = \"release-approval\"\nkinds = [\"sign\"]\ndeadline = \"1h\"\nrule = {{ at_least = 1, of = \"all\" }}\n\
+         [[voter]]\nname = \"alice\"\n{}\ngroups = [\"all\"]\n",
+        toml_key(&software_key(1))
+    );
+    let process = format!(
+        "name = \"release-signing\"\ninput = {{ artifact = \"digest\", name = \"text\", size = \"integer\" }}\n\
+         [[requester]]\nname = \"ci\"\n{}\n[[step]]\nname = \"approval\"\nask = \"release-approval\"\n\
+         subject = {{ kind = \"sign\", key = \"release\", name = \"{{name}}\", digest = \"{{artifact}}\", size = \"{{size}}\" }}\n\
+         [[step]]\nname = \"signature\"\nact = \"approval\"\n",
+        toml_key(&software_key(2))
+    );
+    let chain = |id: &str, number| ChainDocument { id: name(id), validators: vec![software_key(number)] };
+    let document = GenesisDocument {
+        version: Integer::saturating(1),
+        name: name("test"),
+        environment: "a test".parse().expect("text"),
+        created: UnixMillis::new(1),
+        chains: vec![chain("process", 3), chain("consensus", 4)],
+        contracts: vec![ContractDocument {
+            name: name("release-approval"),
+            chain: name("consensus"),
+            governed_by: None,
+            policy: Bytes(policy.into_bytes()),
+            key: contract,
+            attestation: None,
+        }],
+        processes: vec![ProcessDocument {
+            name: name("release-signing"),
+            chain: name("process"),
+            governed_by: name("release-approval"),
+            definition: Bytes(process.into_bytes()),
+        }],
+        keys: vec![KeyDocument {
+            name: name("release"),
+            governed_by: name("release-approval"),
+            alg: Algorithm::ES256,
+            format: SignatureFormat::Der,
+            key: release,
+            attestation: None,
+        }],
+        recovery: None,
+    };
+    let genesis = document.to_genesis().expect("valid");
+    fs::write(home.path("genesis.json"), genesis.bytes()).expect("writable");
+    genesis.id().0
+}
+
+fn created(home: &Home, kind: &str, name: &str) -> PublicKey {
+    let view = home.json(&["key", "create", kind, name]);
+    serde_json::from_value(view["public_key"].clone()).expect("a JWK")
+}
+
+fn pin(home: &Home) -> std::process::Output {
+    let path = home.path("genesis.json");
+    home.run(&["pin", path.to_str().expect("UTF-8")])
+}
+
+#[test]
+fn a_kms_is_made_keys_are_created_and_a_deployment_is_pinned_once() {
+    let home = Home::made();
+    let mut kms = home.serve();
+    assert!(home.ask("kms.sock", "GET /v1/health").contains(r#"{"status":"not-pinned","deployment":null}"#));
+    let (contract, release) =
+        (created(&home, "--contract", "release-approval"), created(&home, "--key", "release"));
+    refused(&home.run(&["key", "create", "--key", "release"]), 1, "`release` is there already");
+    let id = write_genesis(&home, contract, release.clone());
+    let output = pin(&home);
+    done(&output);
+    assert!(String::from_utf8_lossy(&output.stdout).contains(&format!("deployment {id}\n")));
+    assert!(home.ask("kms.sock", "GET /v1/health").contains(&id.to_string()));
+    let keys = home.json(&["key", "list"]);
+    for key in keys["keys"].as_array().expect("keys") {
+        assert_eq!((key["state"].as_str(), key["version"].as_u64()), (Some("active"), Some(1)));
+    }
+    refused(&pin(&home), 1, "once and for all");
+    kms.wait_for("the deployment is pinned");
+    assert_eq!(kms.stop(), Some(0));
+    assert!(!home.path("kms.sock").exists() && !home.path("admin.sock").exists());
+
+    let kms = home.serve();
+    assert!(kms.log.contains(&id.to_string()), "{}", kms.log);
+    assert_eq!(home.json(&["key", "list"]), keys);
+    let report = home.json(&["audit", "verify"]);
+    // Made, started, two keys, pinned, started.
+    assert_eq!(report["entries"], 6);
+    let doctor = home.json(&["doctor"]);
+    assert!(doctor["findings"].as_array().expect("a list").iter().all(|finding| finding["well"] == true));
+}
+
+#[test]
+fn a_genesis_with_keys_that_are_not_ours_is_refused_with_all_of_them() {
+    let home = Home::made();
+    let _kms = home.serve();
+    let contract = created(&home, "--contract", "release-approval");
+    write_genesis(&home, contract.clone(), software_key(9));
+    let missing = pin(&home);
+    refused(&missing, 1, "there is no such key here; `assent-kms key create` makes it");
+    let release = created(&home, "--key", "release");
+    write_genesis(&home, release.clone(), contract.clone());
+    let swapped = pin(&home);
+    refused(&swapped, 1, "the key of contract `release-approval` is");
+    refused(&swapped, 1, "the key `release` is");
+    fs::write(home.path("genesis.json"), "{}").expect("writable");
+    refused(&pin(&home), 1, "the genesis file is refused");
+    fs::remove_file(home.path("genesis.json")).expect("there");
+    refused(&pin(&home), 1, "cannot read the genesis file");
+    let done_to = home.json(&["key", "compromised", "--key", "release"]);
+    assert_eq!(done_to["state"], "compromised");
+    write_genesis(&home, contract, release);
+    refused(&pin(&home), 1, "is compromised here");
+}
+
+#[test]
+fn only_its_own_user_finds_files_and_sockets_open_and_nothing_holds_the_pin() {
+    let home = Home::made();
+    let kms = home.serve();
+    created(&home, "--key", "release");
+    let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+    assert_eq!(mode(&home.path("state")), 0o700);
+    for socket in ["kms.sock", "admin.sock"] {
+        assert_eq!(mode(&home.path(socket)), 0o600);
+    }
+    let pin = home.token.pin().expose_secret().to_owned();
+    for file in fs::read_dir(home.path("state")).expect("there") {
+        let path = file.expect("an entry").path();
+        assert_eq!(mode(&path), 0o600, "{}", path.display());
+        let bytes = fs::read(&path).expect("readable");
+        assert!(!bytes.windows(pin.len()).any(|window| window == pin.as_bytes()), "{}", path.display());
+    }
+    assert!(!kms.log.contains(&pin));
+    fs::set_permissions(home.path("state"), fs::Permissions::from_mode(0o750)).expect("ours");
+    kms.kill();
+    refused(&home.run(&["serve"]), 1, "closed to all others: run `chmod 700`");
+}
+
+#[test]
+fn a_second_kms_on_the_same_state_is_refused_and_a_killed_one_is_followed_by_the_next() {
+    let home = Home::made();
+    refused(&home.run(&["init"]), 1, "this KMS was made before");
+    let kms = home.serve();
+    refused(&home.run(&["serve"]), 1, "in use by another `assent-kms`");
+    kms.kill();
+    assert!(home.path("kms.sock").exists(), "a killed one leaves its sockets");
+    let kms = home.serve();
+    drop(kms);
+    fs::remove_file(home.path("kms.sock")).expect("left by the killed one");
+    fs::write(home.path("kms.sock"), "no socket").expect("writable");
+    refused(&home.run(&["serve"]), 1, "is there and is not a socket");
+    refused(&home.run(&["key", "list"]), 1, "is it running? `assent-kms serve` starts it");
+}
+
+#[test]
+fn a_user_who_is_not_allowed_gets_no_answer_on_the_duty_socket() {
+    let home = Home::made();
+    let other = rustix::process::geteuid().as_raw() + 1;
+    let (module, uri) = (home.token.module(), home.token.uri());
+    home.configure(module, &uri, home.token.pin_file(), &format!("allowed_users = [{other}]\n"));
+    let _kms = home.serve();
+    let answer = home.ask("kms.sock", "GET /v1/trusted");
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    assert!(answer.contains("`allowed_users`"), "{answer}");
+    let answer = home.ask("admin.sock", "GET /v1/keys");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[test]
+fn what_is_wrong_with_module_token_or_configuration_is_said_before_anything_is_made() {
+    let home = Home::new();
+    let (module, uri, pin) = (home.token.module(), home.token.uri(), home.token.pin_file());
+    let cases = [
+        (Path::new("/no/such/module.so"), uri.clone(), "there is no such file; check `module`"),
+        (Path::new("/bin/sh"), uri.clone(), "the PKCS#11 module `/bin/sh` cannot be used"),
+        (module, "pkcs11:token=other".into(), "no token fits the URI in the configuration; the module"),
+        (module, "pkcs11:".into(), "name one with `token=LABEL`"),
+        (module, "pkcs11:token=kms;object=x".into(), "it must name a token alone"),
+        (module, "pkcs11:token=kms?pin-value=1234".into(), "must not be in a `pkcs11:` URI"),
+        (module, "slot 0".into(), "a key in a token is named by a URI"),
+    ];
+    for (module, uri, words) in cases {
+        home.configure(module, &uri, pin, "");
+        refused(&home.run(&["init"]), 1, words);
+        assert!(!home.path("state/kms.sqlite").exists());
+    }
+    home.configure(module, &uri, pin, "socets = 1\n");
+    refused(&home.run(&["init"]), 1, "line 4, column 1: there is no key `socets`; did you mean `socket`?");
+    fs::remove_file(home.path("kms.toml")).expect("there");
+    refused(&home.run(&["init"]), 1, "`--config FILE` names another");
+    assert_eq!(home.run(&["frob"]).status.code(), Some(2));
+}
+
+#[test]
+fn without_init_nothing_is_served() {
+    let home = Home::new();
+    for command in [&["serve"][..], &["audit", "verify"], &["retry-pin"]] {
+        refused(&home.run(command), 1, "`assent-kms init` makes one");
+    }
+}
+
+#[test]
+fn of_two_tokens_with_one_label_the_serial_number_says_which() {
+    let home = Home::new();
+    home.token.add_token("kms").expect("a second token");
+    let (module, pin) = (home.token.module(), home.token.pin_file());
+    home.configure(module, "pkcs11:token=kms", pin, "");
+    refused(&home.run(&["init"]), 1, "2 tokens fit the URI in the configuration: add `serial=NUMBER`");
+    home.configure(module, &home.token.uri(), pin, "");
+    done(&home.run(&["init"]));
+}
+
+#[test]
+fn a_pin_file_that_others_can_read_is_refused() {
+    let home = Home::new();
+    let pin = home.path("pin");
+    fs::write(&pin, home.token.pin().expose_secret()).expect("writable");
+    home.configure(home.token.module(), &home.token.uri(), &pin, "");
+    for mode in [0o644, 0o640, 0o660] {
+        fs::set_permissions(&pin, fs::Permissions::from_mode(mode)).expect("ours");
+        refused(&home.run(&["init"]), 1, "can be read or changed by others");
+    }
+    fs::set_permissions(&pin, fs::Permissions::from_mode(0o600)).expect("ours");
+    done(&home.run(&["init"]));
+}
+
+#[test]
+fn a_wrong_pin_is_tried_once_and_then_only_when_a_person_says_so() {
+    let home = Home::made();
+    let pin = home.path("pin");
+    let write = |text: &str| {
+        fs::write(&pin, text).expect("writable");
+        fs::set_permissions(&pin, fs::Permissions::from_mode(0o600)).expect("ours");
+    };
+    write("271828");
+    home.configure(home.token.module(), &home.token.uri(), &pin, "");
+    let first = home.run(&["serve"]);
+    refused(&first, 1, "is wrong; it was tried once");
+    assert!(!String::from_utf8_lossy(&first.stderr).contains("271828"));
+    // Also when the file is right again: nobody said so.
+    write(home.token.pin().expose_secret());
+    for _ in 0..2 {
+        refused(&home.run(&["serve"]), 1, "then run `assent-kms retry-pin`");
+    }
+    refused(&home.run(&["doctor"]), 1, "something is wrong");
+    assert_eq!(home.json(&["retry-pin"])["was_marked"], true);
+    let kms = home.serve();
+    assert_eq!(home.json(&["retry-pin"])["was_marked"], false);
+    assert_eq!(kms.stop(), Some(0));
+}
+
+#[test]
+fn an_older_database_is_not_served() {
+    let home = Home::made();
+    assert_eq!(home.serve().stop(), Some(0));
+    let copy = fs::read(home.path("state/kms.sqlite")).expect("there");
+    assert_eq!(home.serve().stop(), Some(0));
+    fs::write(home.path("state/kms.sqlite"), copy).expect("put back");
+    refused(&home.run(&["serve"]), 1, "was put back to an older state");
+}
+
+#[test]
+fn a_token_belongs_to_one_kms() {
+    let home = Home::made();
+    fs::rename(home.path("state"), home.path("first")).expect("moved");
+    refused(&home.run(&["init"]), 1, "the token belongs to another KMS");
+}
+
+#[test]
+fn a_changed_audit_log_is_found_at_its_entry() {
+    let home = Home::made();
+    let kms = home.serve();
+    created(&home, "--key", "release");
+    kms.kill();
+    let report = home.json(&["audit", "verify"]);
+    let head = report["head"].as_str().expect("a head").to_owned();
+    done(&home.run(&["audit", "verify", "--head", &head]));
+    let unknown = Digest::ZERO.to_string();
+    refused(&home.run(&["audit", "verify", "--head", &unknown]), 4, "is not in the audit log");
+    let file = rusqlite::Connection::open(home.path("state/kms.sqlite")).expect("it opens");
+    file.execute_batch(
+        "UPDATE audit SET entry = CAST(replace(CAST(entry AS TEXT), '\"by\":', '\"By\":') AS BLOB) WHERE number = 3",
+    )
+    .expect("changed");
+    drop(file);
+    refused(&home.run(&["audit", "verify"]), 4, "entry 3 of the audit log is the first that is wrong");
+}
+
+#[test]
+fn a_jwk_goes_into_a_new_file_or_no_key_is_made() {
+    let home = Home::made();
+    let _kms = home.serve();
+    let path = home.path("release.jwk");
+    let arguments = ["key", "create", "--key", "release", "--out", path.to_str().expect("UTF-8")];
+    done(&home.run(&arguments));
+    let jwk: PublicKey = assent_consensus::json::read(&fs::read(&path).expect("there")).expect("a JWK");
+    let keys = home.json(&["key", "list"]);
+    assert_eq!(keys["keys"][0]["thumbprint"], jwk.thumbprint().to_string());
+    let arguments = ["key", "create", "--key", "other", "--out", path.to_str().expect("UTF-8")];
+    refused(&home.run(&arguments), 1, "cannot make");
+    let keys: Value = home.json(&["key", "list"]);
+    assert_eq!(keys["keys"].as_array().map(Vec::len), Some(1));
+    refused(&home.run(&["key", "create"]), 2, "--contract");
+}
+
+#[test]
+fn a_voter_or_a_request_is_named_before_it_is_suspended_or_released() {
+    let home = Home::made();
+    let _kms = home.serve();
+    let (contract, release) =
+        (created(&home, "--contract", "release-approval"), created(&home, "--key", "release"));
+    let voter = software_key(1).thumbprint().to_string();
+    let request = Digest::of(b"a request").to_string();
+    refused(&home.run(&["voter", "suspend", &voter]), 1, "not pinned yet");
+    refused(&home.run(&["release", &request]), 1, "not pinned yet");
+    write_genesis(&home, contract, release);
+    done(&pin(&home));
+    let stranger = software_key(2).thumbprint().to_string();
+    refused(&home.run(&["voter", "suspend", &stranger]), 1, "no policy of the pinned deployment");
+    done(&home.run(&["voter", "suspend", &voter]));
+    done(&home.run(&["release", &request]));
+    refused(&home.run(&["release", "sha256:00"]), 2, "64 lower-case hexadecimal digits");
+    done(&home.run(&["audit", "verify"]));
+}
