@@ -113,12 +113,35 @@ impl Deployment {
         governed.map_or("none".to_owned(), |key| key.name.to_string())
     }
 
+    /// Cases of the requester, called. Each is one of many in its blocks.
+    pub fn cases(&mut self, contract: &str, names: &[String]) -> Vec<Case> {
+        let key = self.key_of(contract);
+        let calls = names.iter().map(|case| {
+            let start = self.start_of(contract, case, &key, Digest::of(case.as_bytes()));
+            let jws = self.requester.sign(start.clone());
+            let call = self.call_of(&start, &jws);
+            (jws, call)
+        });
+        let calls = calls.collect();
+        self.tell_calls(calls)
+    }
+
     /// Puts any call into a block, and says on the consensus log that its vote request is due.
     pub fn tell_call(&mut self, start: Jws, call: Call) -> Case {
-        let request = call.request(self.genesis.id(), &self.processes.chain);
-        let called = self.processes.tell(now(), vec![ProcessEvent::Call(call.clone()).to_bytes()])[0];
-        let due = self.tell_consensus(&ConsensusEvent::VoteRequestDue { request });
-        Case { start, call, request, called, due }
+        self.tell_calls(vec![(start, call)]).remove(0)
+    }
+
+    fn tell_calls(&mut self, calls: Vec<(Jws, Call)>) -> Vec<Case> {
+        let request = |call: &Call| call.request(self.genesis.id(), &self.processes.chain);
+        let requests: Vec<RequestId> = calls.iter().map(|(_, call)| request(call)).collect();
+        let called = calls.iter().map(|(_, call)| ProcessEvent::Call(call.clone()).to_bytes()).collect();
+        let due =
+            requests.iter().map(|request| ConsensusEvent::VoteRequestDue { request: *request }.to_bytes());
+        let called = self.processes.tell_all(now(), called);
+        let due = self.consensus.tell_all(now(), due.collect());
+        let places = called.into_iter().zip(due).zip(requests);
+        let case = |((start, call), ((called, due), request))| Case { start, call, request, called, due };
+        calls.into_iter().zip(places).map(case).collect()
     }
 
     /// Puts any event into a block of the consensus log.

@@ -15,6 +15,9 @@ use assent_consensus::time::UnixMillis;
 
 use super::Key;
 
+/// How many events a block has if there are many.
+const BLOCK_EVENTS: usize = 64;
+
 /// One log with its single validator.
 pub struct Log {
     deployment: DeploymentId,
@@ -80,6 +83,11 @@ impl Log {
         let places = (0..events.len()).map(|index| Place { height, index }).collect();
         self.blocks.push(Block { header, certificate, events, leaves });
         places
+    }
+
+    /// Makes as many blocks of these events as a busy ledger would, and says where each is.
+    pub fn tell_all(&mut self, time: UnixMillis, events: Vec<EventBytes>) -> Vec<Place> {
+        events.chunks(BLOCK_EVENTS).flat_map(|events| self.tell(time, events.to_vec())).collect()
     }
 
     /// The newest header, tied to the one that is trusted.
