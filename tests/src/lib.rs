@@ -2,6 +2,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
+//! | [`bench`] | what Assent costs, against loops that do the same cryptography and nothing else |
 //! | [`campaign`] | counts what passed and failed in a long hunt, and prints how to repeat a failure |
 //! | [`chance`] | numbers by chance that a seed repeats |
 //! | [`program`] | where the real programs are |
@@ -9,6 +10,7 @@
 //! | [`scripted`] | a second implementation of the agent's side, which a test can make hostile |
 //! | [`second_verifier`] | the script that checks bundles with a stock JOSE library |
 
+pub mod bench;
 pub mod campaign;
 pub mod chance;
 pub mod program;

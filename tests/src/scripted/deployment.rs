@@ -18,7 +18,7 @@ use assent_consensus::subject::{Algorithm, SignatureFormat};
 use super::{Key, Log, name, now};
 
 /// How many voters there are: `v0` and so on.
-pub const VOTERS: u8 = 20;
+pub const VOTERS: u8 = 100;
 
 /// A contract that is to be: its rule, and the key that it governs, if any.
 #[derive(Clone, Copy, Debug)]
@@ -125,7 +125,7 @@ impl Deployment {
             requester,
             other_requester,
             voters,
-            stranger: Key::new(99),
+            stranger: Key::new(250),
             trusted: BTreeMap::new(),
         };
         // A header can be handed over from the beginning.

@@ -8,6 +8,7 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use p256::ecdsa::SigningKey;
 use p256::ecdsa::signature::hazmat::PrehashSigner as _;
+use p256::pkcs8::{EncodePrivateKey as _, LineEnding};
 
 /// A P-256 key pair that is the same for the same number.
 pub struct Key {
@@ -53,6 +54,15 @@ impl Key {
         let signature: p256::ecdsa::Signature =
             self.secret.sign_prehash(digest.as_bytes()).expect("a digest has 32 bytes");
         signature.to_bytes().into()
+    }
+
+    /// The private half as PKCS#8 PEM without a passphrase.
+    ///
+    /// # Panics
+    /// Never: every key has this form.
+    pub fn pem(&self) -> String {
+        let secret = p256::SecretKey::from(&self.secret);
+        secret.to_pkcs8_pem(LineEnding::LF).expect("a key has this form").to_string()
     }
 
     /// The public half as an inline table of TOML.

@@ -1,0 +1,17 @@
+//! What Assent costs, as ratios to loops that do the same cryptography and nothing else.
+//!
+//! ```text
+//! kms_sign   callers ─HTTP─▶ assent-kms ─▶ token      against   bare_loop: verify, append with fdatasync, C_Sign
+//! ballots    callers ─HTTP─▶ assent node ─▶ ledger    against   verifications alone, on every core
+//! ```
+//!
+//! Subject and baseline take turns, so that what else the machine does weighs on both; each figure is the median of the
+//! rounds, and each ratio the median of the rounds' ratios.
+
+pub mod ballots;
+pub mod bare_loop;
+pub mod kms_sign;
+mod load;
+mod report;
+
+pub use report::{Figure, Report};

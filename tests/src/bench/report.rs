@@ -1,0 +1,86 @@
+//! Figures, as a table or as JSON lines.
+
+use serde::Serialize;
+
+/// One line of the outcome.
+#[derive(Clone, Debug, Serialize)]
+pub struct Figure {
+    /// The bench.
+    pub bench: &'static str,
+    /// What was measured, such as `vote-request/8`.
+    pub case: String,
+    /// How much the subject does.
+    pub value: f64,
+    /// How much the baseline does.
+    pub baseline: f64,
+    /// Of what `value` and `baseline` are.
+    pub unit: &'static str,
+    /// The median of the rounds' ratios.
+    pub ratio: f64,
+    /// What `ratio` should reach.
+    pub goal: f64,
+    /// Whether it does.
+    pub met: bool,
+}
+
+/// Prints figures as they come.
+#[derive(Clone, Copy, Debug)]
+pub struct Report {
+    /// JSON lines, and not a table.
+    pub json: bool,
+}
+
+impl Figure {
+    /// The medians of rounds, each the subject's and the baseline's rate a second.
+    pub fn of(bench: &'static str, case: String, goal: f64, rounds: &[(f64, f64)]) -> Figure {
+        let value = median(rounds.iter().map(|(subject, _)| *subject));
+        let baseline = median(rounds.iter().map(|(_, baseline)| *baseline));
+        let ratio = median(rounds.iter().map(|(subject, baseline)| subject / baseline));
+        let tenths = |number: f64| (number * 10.0).round() / 10.0;
+        let ratio = (ratio * 1_000.0).round() / 1_000.0;
+        let (value, baseline) = (tenths(value), tenths(baseline));
+        Figure { bench, case, value, baseline, unit: "1/s", ratio, goal, met: ratio >= goal }
+    }
+}
+
+impl Report {
+    /// What stands above the figures of a table.
+    pub fn head(self) {
+        if !self.json {
+            println!("| bench | case | Assent, 1/s | bare, 1/s | ratio | goal | met |");
+            println!("|---|---|---:|---:|---:|---:|---|");
+        }
+    }
+
+    /// One line.
+    ///
+    /// # Panics
+    /// Never: a figure is JSON.
+    pub fn figure(self, figure: &Figure) {
+        let Figure { bench, case, value, baseline, ratio, goal, met, .. } = figure;
+        if self.json {
+            println!("{}", serde_json::to_string(figure).expect("a figure is JSON"));
+        } else {
+            let met = if *met { "yes" } else { "no" };
+            println!("| {bench} | {case} | {value:.0} | {baseline:.0} | {ratio:.2} | {goal:.1} | {met} |");
+        }
+    }
+}
+
+fn median(numbers: impl Iterator<Item = f64>) -> f64 {
+    let mut numbers: Vec<f64> = numbers.collect();
+    numbers.sort_by(f64::total_cmp);
+    numbers.get(numbers.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_figure_is_the_median_of_its_rounds() {
+        let figure = Figure::of("b", "c".into(), 0.8, &[(10.0, 10.0), (9.0, 10.0), (1.0, 10.0)]);
+        assert_eq!((figure.value, figure.baseline, figure.ratio, figure.met), (9.0, 10.0, 0.9, true));
+        assert!(!Figure::of("b", "c".into(), 0.8, &[(7.99, 10.0)]).met);
+    }
+}
