@@ -282,6 +282,50 @@ fn a_batch_is_answered_message_by_message_and_receipts_only_where_asked_for() {
 }
 
 #[test]
+fn many_cases_at_once_all_come_to_their_end() {
+    const CASES: usize = 150;
+    let deployment = Deployment::new();
+    let (_kms, node) = (deployment.start_kms(), deployment.start());
+    let client = node.client();
+    let starts: Vec<Jws> = (0..CASES).map(|number| deployment.start_of(&format!("case-{number}"))).collect();
+    block_on(async {
+        let report = client.submit_batch(&name("process"), &starts, false).await.expect("answered");
+        assert!(report.results.iter().all(|result| matches!(result, BatchResult::Recorded(_))));
+        let mut ballots = Vec::new();
+        for (number, start) in starts.iter().enumerate() {
+            let open = request_until(&client, start, &format!("case-{number}"), RequestState::Open).await;
+            let vote_request = open.vote_request.expect("it is open");
+            ballots.push(deployment.ballot(&vote_request, "alice", Choice::Approve));
+            ballots.push(deployment.ballot(&vote_request, "bob", Choice::Approve));
+        }
+        let report = client.submit_batch(&name("consensus"), &ballots, false).await.expect("answered");
+        assert!(report.results.iter().all(|result| matches!(result, BatchResult::Recorded(_))));
+        for (number, start) in starts.iter().enumerate() {
+            case_until(&client, start, &format!("case-{number}"), |view| {
+                matches!(view.summary.state, CaseState::Ended { outcome: CaseOutcome::Done })
+            })
+            .await;
+        }
+        // Lists go on page by page, and no entry is lost or shown twice.
+        let mut seen = BTreeSet::new();
+        let mut filter = RequestFilter { limit: Some(40), ..RequestFilter::default() };
+        loop {
+            let page = client.requests(&filter).await.expect("a page");
+            assert!(page.requests.iter().all(|request| seen.insert(request.request)));
+            filter.after = page.next;
+            if filter.after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(seen.len(), CASES);
+        let first = client.cases(None, Some(100)).await.expect("a page");
+        let second = client.cases(first.next.as_deref(), Some(100)).await.expect("a page");
+        assert_eq!((first.cases.len(), second.cases.len(), second.next), (100, CASES - 100, None));
+        assert_eq!(client.duties().await.expect("a list").duties, []);
+    });
+}
+
+#[test]
 fn what_is_wrong_with_a_call_is_said_by_status_and_word() {
     let deployment = Deployment::new();
     let node = deployment.start();
