@@ -5,6 +5,7 @@
 //! | [`bench`] | what Assent costs, against loops that do the same cryptography and nothing else |
 //! | [`campaign`] | counts what passed and failed in a long hunt, and prints how to repeat a failure |
 //! | [`chance`] | numbers by chance that a seed repeats |
+//! | [`deployment`] | a whole deployment of the real programs: token, KMS, node, people |
 //! | [`program`] | where the real programs are |
 //! | [`rules`] | the hunt for policies whose ballots two evaluators count differently |
 //! | [`scripted`] | a second implementation of the agent's side, which a test can make hostile |
@@ -13,6 +14,7 @@
 pub mod bench;
 pub mod campaign;
 pub mod chance;
+pub mod deployment;
 pub mod program;
 pub mod rules;
 pub mod scripted;
