@@ -1,192 +1,26 @@
-//! A node in hostile hands asks the real KMS for what it should not get: each is refused with a reason of its own, the
-//! reason is in the audit log, and nothing is signed.
-//!
-//! The node here is [`assent_tests::scripted`], which holds the validators' keys: it can put any event into a block.
+//! Each thing that a node should not get, asked for.
 
-use assent_consensus::bundle::{self, Bundle};
+use assent_consensus::bundle::{ActionOutput, ActionResult, Bundle};
 use assent_consensus::digest::Digest;
-use assent_consensus::duty::{Duty, DutyAnswer, DutyBatch};
+use assent_consensus::duty::{Duty, DutyBatch};
 use assent_consensus::encoding::Bytes;
 use assent_consensus::event::ConsensusEvent;
-use assent_consensus::json::Integer;
+use assent_consensus::json;
 use assent_consensus::jws::Jws;
-use assent_consensus::message::{CountedMessage, RequestId};
+use assent_consensus::message::{Decision, KeyVersion, RequestId};
 use assent_consensus::subject::{SignatureFormat, Subject};
 use assent_consensus::time::UnixMillis;
 use assent_consensus::vote::{Choice, Outcome};
 use assent_tests::scripted::case::{action_due, decision_due};
-use assent_tests::scripted::{AuditCounts, Case, Connection, Decided, Deployment, Kms, Opened, Plan, name};
+use assent_tests::scripted::{Case, Opened, name};
 use p256::ecdsa::VerifyingKey;
 use p256::ecdsa::signature::hazmat::PrehashVerifier as _;
 
-const RELEASE: Plan = Plan {
-    contract: "release-approval",
-    rule: "{ at_least = 2, of = \"all\" }",
-    voters: 3,
-    act_within: "7d",
-    key: Some(("release", SignatureFormat::Der)),
-};
-/// An approved action may be done for one millisecond.
-const BRIEF: Plan = Plan {
-    contract: "brief-approval",
-    act_within: "1ms",
-    key: Some(("brief", SignatureFormat::Raw)),
-    ..RELEASE
-};
-/// Approves by time alone, an hour after it opened at the earliest.
-const VETO: Plan = Plan {
-    contract: "veto-approval",
-    rule: "{ all = [{ at_least = 1, of = \"all\" }, { no_veto = \"all\", for = \"1h\" }] }",
-    key: None,
-    ..RELEASE
-};
-
-/// The KMS, and the node that asks it.
-struct Scene {
-    /// Stopped at the end.
-    kms: Kms,
-    node: Deployment,
-    connection: Connection,
-    reasons: Vec<String>,
-}
-
-/// What an event was refused for, on top of what the duty was.
-enum Said {
-    Signed(Jws),
-    Performed(Bytes),
-    Refused(String),
-}
-
-impl Scene {
-    fn new() -> Scene {
-        let (kms, node) = Kms::deploy(&[RELEASE, BRIEF, VETO]).expect("the KMS runs and is pinned");
-        let connection = kms.connect().expect("it listens");
-        Scene { kms, node, connection, reasons: Vec::new() }
-    }
-
-    fn ask(&mut self, duty: Duty) -> Said {
-        let trusted = self.connection.trusted().expect("it says what it trusts");
-        self.node.know(trusted);
-        let batch = self.node.batch(vec![duty]);
-        let mut report = self.connection.perform(&batch).expect("a report");
-        assert_eq!(report.answers.len(), 1);
-        match report.answers.remove(0) {
-            DutyAnswer::Signed { message, .. } => Said::Signed(message),
-            DutyAnswer::Performed { output, .. } => Said::Performed(output.signature),
-            DutyAnswer::Retry(refusal) | DutyAnswer::NeedsPerson(refusal) => Said::Refused(refusal.reason),
-        }
-    }
-
-    fn audit(&self) -> AuditCounts {
-        self.kms.audit().expect("the audit log is readable")
-    }
-
-    /// The KMS refuses the duty for this reason; that is in its audit log, and it has signed nothing.
-    #[track_caller]
-    fn refuses(&mut self, request: RequestId, duty: Duty, reason: &str) {
-        let before = self.audit();
-        match self.ask(duty) {
-            Said::Refused(found) => assert_eq!(found, reason),
-            Said::Signed(_) | Said::Performed(_) => panic!("signed, where `{reason}` was expected"),
-        }
-        self.has_refused(&before, request, reason);
-    }
-
-    #[track_caller]
-    fn has_refused(&mut self, before: &AuditCounts, request: RequestId, reason: &str) {
-        let after = self.audit();
-        assert!(
-            after.has_refused(request, reason),
-            "`{reason}` is not in the audit log: {:?}",
-            after.refusals
-        );
-        assert_eq!((after.intents, after.results), (before.intents, before.results), "something was signed");
-        self.reasons.push(reason.to_owned());
-    }
-
-    #[track_caller]
-    fn message(&mut self, duty: Duty) -> Jws {
-        match self.ask(duty) {
-            Said::Signed(message) => message,
-            Said::Performed(_) => panic!("an action was done"),
-            Said::Refused(reason) => panic!("refused: {reason}"),
-        }
-    }
-
-    #[track_caller]
-    fn signature(&mut self, duty: Duty) -> Bytes {
-        match self.ask(duty) {
-            Said::Performed(signature) => signature,
-            Said::Signed(_) => panic!("a message was signed"),
-            Said::Refused(reason) => panic!("refused: {reason}"),
-        }
-    }
-
-    fn open(&mut self, contract: &str, case: &str) -> Opened {
-        let case = self.node.case(contract, case);
-        self.open_case(case)
-    }
-
-    fn open_case(&mut self, case: Case) -> Opened {
-        let duty = self.node.vote_request_duty(&case);
-        let vote_request = self.message(duty);
-        Opened::new(case, vote_request)
-    }
-
-    fn approve(&mut self, opened: Opened) -> Decided {
-        let ballots = self.node.approvals(&opened, 2);
-        let due = self.node.tell_decision_due(&opened, Outcome::Approved, &ballots);
-        let duty = self.node.decision_duty(&opened, ballots.clone(), due);
-        let decision = self.message(duty);
-        self.node.tell_recorded(opened, ballots, decision)
-    }
-
-    fn approved(&mut self, contract: &str, case: &str) -> Decided {
-        let opened = self.open(contract, case);
-        self.approve(opened)
-    }
-
-    /// The action that a decision approved, as an honest node asks for it.
-    fn action(&mut self, decided: &Decided) -> Duty {
-        let due = self.node.action_due(decided);
-        self.action_on(decided, |_| {}, &due)
-    }
-
-    fn action_on(
-        &mut self,
-        decided: &Decided,
-        change: impl FnOnce(&mut Bundle),
-        due: &assent_consensus::event::ProcessEvent,
-    ) -> Duty {
-        let place = self.node.tell_process(due);
-        let mut bundle = self.node.bundle(decided);
-        change(&mut bundle);
-        self.node.action_duty(bundle, place)
-    }
-
-    /// A decision duty whose event says just what the ballots say.
-    fn decision(&mut self, opened: &Opened, outcome: Outcome, ballots: Vec<CountedMessage>) -> Duty {
-        let due = self.node.tell_decision_due(opened, outcome, &ballots);
-        self.node.decision_duty(opened, ballots, due)
-    }
-
-    /// Each refusal had a reason of its own, and the log's chain holds.
-    fn ends(self) {
-        let mut distinct = self.reasons.clone();
-        distinct.sort();
-        distinct.dedup();
-        assert_eq!(distinct.len(), self.reasons.len(), "a reason was given twice: {:?}", self.reasons);
-        self.kms.run(&["audit", "verify"]).expect("the audit log verifies");
-    }
-}
-
-fn later(moment: UnixMillis, milliseconds: u64) -> UnixMillis {
-    UnixMillis::new(moment.get() + milliseconds)
-}
+use super::scene::{BRIEF, RELEASE, Said, Scene, VETO, later};
 
 #[test]
 fn an_honest_node_gets_each_signature_and_the_same_one_again() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::new(&[RELEASE, BRIEF, VETO]);
     let case = scene.node.case("release-approval", "honest");
     let duty = scene.node.vote_request_duty(&case);
     let vote_request = scene.message(duty);
@@ -223,7 +57,7 @@ fn an_honest_node_gets_each_signature_and_the_same_one_again() {
 
 #[test]
 fn a_vote_request_is_signed_only_for_what_the_start_asks() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::new(&[RELEASE, BRIEF, VETO]);
     let refuses_call = |scene: &mut Scene, start: Jws, call, reason| {
         let case = scene.node.tell_call(start, call);
         let duty = scene.node.vote_request_duty(&case);
@@ -283,7 +117,7 @@ fn a_vote_request_is_signed_only_for_what_the_start_asks() {
 
 #[test]
 fn a_duty_that_no_block_holds_is_refused() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::new(&[RELEASE, BRIEF, VETO]);
     let opened = scene.open("release-approval", "case");
     let ballots = scene.node.approvals(&opened, 2);
     // The block holds something else at that place.
@@ -329,7 +163,7 @@ fn refuses_batch(scene: &mut Scene, batch: &DutyBatch, request: RequestId, reaso
 
 #[test]
 fn a_decision_is_signed_only_for_what_the_ballots_say() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::new(&[RELEASE, BRIEF, VETO]);
     let opened = scene.open("release-approval", "case");
     let other = scene.open("release-approval", "other");
     let request = opened.case.request;
@@ -402,7 +236,7 @@ fn a_decision_is_signed_only_for_what_the_ballots_say() {
 
 #[test]
 fn what_time_alone_decides_is_not_signed_before_its_time() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::new(&[RELEASE, BRIEF, VETO]);
     let opened = scene.open("veto-approval", "case");
     let ballots = vec![scene.node.ballot(&opened, 0, Choice::Approve, 0)];
     // A proposer's clock can be anywhere: the log says that the hour is over.
@@ -424,7 +258,7 @@ fn what_time_alone_decides_is_not_signed_before_its_time() {
 
 #[test]
 fn an_action_is_done_only_as_it_was_approved() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::new(&[RELEASE, BRIEF, VETO]);
     let decided = scene.approved("release-approval", "case");
     let request = decided.opened.case.request;
     let due = scene.node.action_due(&decided);
@@ -453,12 +287,8 @@ fn an_action_is_done_only_as_it_was_approved() {
     scene.refuses(request, duty, "subject-differs");
 
     // A decision that the contract did not sign.
-    let forged = {
-        let mut says: assent_consensus::message::Decision =
-            assent_consensus::json::read(decided.decision.payload()).expect("a decision");
-        says.key_version.0 = Integer::saturating(1);
-        scene.node.stranger.sign(says)
-    };
+    let says: Decision = json::read(decided.decision.payload()).expect("a decision");
+    let forged = scene.node.stranger.sign(says);
     let duty = scene.action_on(&decided, |bundle| bundle.decision = forged, &due);
     scene.refuses(request, duty, "wrong-key");
 
@@ -481,15 +311,15 @@ fn an_action_is_done_only_as_it_was_approved() {
     let duty = scene.action(&decided);
     let signature = scene.signature(duty);
     let release = scene.node.genesis.key(&name("release")).expect("it is in genesis").key.clone();
-    let output = bundle::ActionOutput {
+    let output = ActionOutput {
         key: name("release"),
-        version: assent_consensus::message::KeyVersion::first(),
+        version: KeyVersion::first(),
         public_key: release,
         format: SignatureFormat::Der,
         signature,
     };
     let inclusion = scene.node.consensus.inclusion(decided.recorded);
-    let done = |bundle: &mut Bundle| bundle.result = Some(bundle::ActionResult::new(output, inclusion));
+    let done = |bundle: &mut Bundle| bundle.result = Some(ActionResult::new(output, inclusion));
     let duty = scene.action_on(&decided, done, &due);
     scene.refuses(request, duty, "has-result");
 
