@@ -17,7 +17,7 @@ use crate::admin::{self, Admin};
 use crate::audit::Entry;
 use crate::config::Config;
 use crate::device::pkcs11::Pkcs11Driver;
-use crate::device::{DeviceError, Driver, Pool};
+use crate::device::{Device, DeviceError, Driver, Pool};
 use crate::duty::{self, Engine};
 use crate::epoch::{self, EpochError};
 use crate::pin::{PinError, PinSource};
@@ -204,29 +204,67 @@ fn remove(path: &Path) {
     let _ = std::fs::remove_file(path);
 }
 
-/// Compares each key of the table with the device; a missing one is said, and its row stays.
+/// Says what is wrong with keys on the device; their rows stay as they are.
 async fn compare_keys(pool: &Pool, rows: Vec<KeyRow>) -> Result<(), DaemonError> {
-    let found = pool.run(move |device| {
-        let mut found = Vec::with_capacity(rows.len());
-        for row in &rows {
-            found.push((row.clone(), device.public_key(row.object)?));
-        }
-        Ok(found)
-    });
-    for (row, key) in found.await? {
+    for (row, difference) in pool.run(move |device| compare(&rows, device)).await? {
         let (name, version) = (&row.name, row.version);
-        match key {
-            Some(key) if key == row.public_key => {}
-            Some(_) => tracing::error!(
+        match difference {
+            Difference::Other => tracing::error!(
                 alarm = true, %name, %version, object = %row.object,
                 "the token has another key in this one's place: it will sign nothing"
             ),
-            None if row.state == KeyState::Destroyed => {}
-            None => tracing::error!(
+            Difference::Missing => tracing::error!(
                 alarm = true, %name, %version, object = %row.object,
                 "the token does not hold this key: restore the token from its backup, or rotate the key"
             ),
         }
     }
     Ok(())
+}
+
+/// How the device differs from the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Difference {
+    Missing,
+    Other,
+}
+
+fn compare(rows: &[KeyRow], device: &mut dyn Device) -> Result<Vec<(KeyRow, Difference)>, DeviceError> {
+    let mut differences = Vec::new();
+    for row in rows.iter().filter(|row| row.state != KeyState::Destroyed) {
+        match device.public_key(row.object)? {
+            Some(key) if key == row.public_key => {}
+            Some(_) => differences.push((row.clone(), Difference::Other)),
+            None => differences.push((row.clone(), Difference::Missing)),
+        }
+    }
+    Ok(differences)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::SmallKms;
+
+    #[tokio::test]
+    async fn a_key_that_the_token_does_not_hold_is_reported_and_one_of_a_token_that_is_gone_is_not() {
+        let kms = SmallKms::new().await;
+        let (rows, mut token) = (kms.pins.keys(), kms.token.clone());
+        assert_eq!(compare(&rows, &mut token), Ok(vec![]));
+        token.token().is_gone = true;
+        assert!(compare(&rows, &mut token).expect_err("no answer").is_lost());
+        token.token().is_gone = false;
+        let key = token.token().keys.remove(&rows[0].object);
+        assert_eq!(compare(&rows, &mut token), Ok(vec![(rows[0].clone(), Difference::Missing)]));
+        let (other, _) = token.generate("another").expect("generated");
+        assert_eq!(other, rows[0].object, "the same place, the same key in this token");
+        assert_eq!(compare(&rows, &mut token), Ok(vec![]));
+        let (second, _) = token.generate("another").expect("generated");
+        let another = token.token().keys[&second].clone();
+        token.token().keys.insert(rows[0].object, another);
+        assert_eq!(compare(&rows, &mut token), Ok(vec![(rows[0].clone(), Difference::Other)]));
+        assert!(key.is_some());
+        let destroyed = KeyRow { state: KeyState::Destroyed, ..rows[0].clone() };
+        assert_eq!(compare(&[destroyed], &mut token), Ok(vec![]));
+    }
 }

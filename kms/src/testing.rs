@@ -63,14 +63,13 @@ impl Device for MemoryToken {
         let mut token = self.present()?;
         let number = u8::try_from(token.keys.len() + 1).expect("few keys");
         let key = SigningKey::from_slice(&[number; 32]).expect("a scalar");
-        let point: [u8; 65] =
-            key.verifying_key().to_sec1_point(false).as_bytes().try_into().expect("uncompressed");
+        let public_key = public(&key);
         token.keys.insert(ObjectId([number; 16]), key);
-        Ok((ObjectId([number; 16]), PublicKey::from_point(point).expect("on the curve")))
+        Ok((ObjectId([number; 16]), public_key))
     }
 
-    fn public_key(&mut self, _object: ObjectId) -> Result<Option<PublicKey>, DeviceError> {
-        Err(DeviceError::Failed("it shows no keys".into()))
+    fn public_key(&mut self, object: ObjectId) -> Result<Option<PublicKey>, DeviceError> {
+        Ok(self.present()?.keys.get(&object).map(public))
     }
 
     fn sign(&mut self, object: ObjectId, digest: &Digest) -> Result<Signature, DeviceError> {
@@ -104,6 +103,11 @@ impl Device for MemoryToken {
         token.marks = vec![mark];
         if token.fails_after_mark { Err(DeviceError::Failed("after the mark".into())) } else { Ok(()) }
     }
+}
+
+fn public(key: &SigningKey) -> PublicKey {
+    let point = key.verifying_key().to_sec1_point(false);
+    PublicKey::from_point(point.as_bytes().try_into().expect("uncompressed")).expect("on the curve")
 }
 
 /// A KMS with one active key, over a token in memory.

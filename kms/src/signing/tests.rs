@@ -124,6 +124,10 @@ async fn nothing_is_signed_when_the_log_cannot_be_written() {
     assert!(kms.token.token().signed.is_empty());
     let entries: i64 = file.query_row("SELECT count(*) FROM audit", [], |row| row.get(0)).expect("read");
     assert_eq!(entries, 3, "nothing of the batch is there");
+    let table = "CREATE TABLE duty (id BLOB PRIMARY KEY, intent INTEGER NOT NULL, result INTEGER) STRICT, WITHOUT ROWID";
+    file.execute_batch(table).expect("made");
+    let signed = kms.signing.sign(order(1, "a")).await.expect("it can be written again");
+    audit::verify(&kms.store(), Some(signed.audit)).expect("the log goes on where it was");
 }
 
 #[tokio::test]

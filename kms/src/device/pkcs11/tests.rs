@@ -1,0 +1,101 @@
+use assent_consensus::digest::Digest;
+use assent_hsm_mock::{SoftHsmToken, with_token};
+use cryptoki::mechanism::Mechanism;
+use cryptoki::object::{Attribute, AttributeType, ObjectClass};
+
+use super::session::P256_PARAMETERS;
+use super::*;
+use crate::device::EpochMark;
+
+fn driver(token: &SoftHsmToken) -> Pkcs11Driver {
+    let pin = PinSource::new(Some(token.pin_file()), token.directory()).expect("a file");
+    Pkcs11Driver::new(token.module(), &token.uri(), pin).expect("a good URI")
+}
+
+#[test]
+fn a_generated_key_signs_and_is_never_extractable() {
+    with_token!("one", |token| {
+        let driver = driver(token);
+        let mut device = driver.connect().expect("the token");
+        let (object, key) = device.generate("a key").expect("generated");
+        assert_eq!(device.public_key(object), Ok(Some(key.clone())));
+        let digest = Digest::of(b"a");
+        key.verify_digest(&digest, &device.sign(object, &digest).expect("signed")).expect("right");
+        let listed = device.list().expect("a list");
+        assert_eq!(listed.len(), 1);
+        assert_eq!((listed[0].label.as_str(), listed[0].has_private), ("a key", true));
+
+        let module = driver.lock().loaded.clone().expect("loaded");
+        let session = module.open_ro_session(driver.choose(&module).expect("it").0).expect("a session");
+        let private = session.find_objects(&[Attribute::Class(ObjectClass::PRIVATE_KEY)]).expect("found");
+        let types = [AttributeType::Sensitive, AttributeType::Extractable, AttributeType::Value];
+        let attributes = session.get_attributes(private[0], &types).expect("read");
+        assert!(matches!(attributes[..], [Attribute::Sensitive(true), Attribute::Extractable(false)]));
+
+        device.destroy(object).expect("destroyed");
+        assert_eq!(device.public_key(object), Ok(None));
+        assert_eq!(device.sign(object, &digest), Err(DeviceError::NoKey(object)));
+    });
+}
+
+#[test]
+fn a_key_that_could_leave_the_token_is_noticed() {
+    with_token!("weak", |token| {
+        let driver = driver(token);
+        let mut module = driver.lock();
+        let device = driver.open(&mut module).expect("the token");
+        drop(module);
+        let public = [Attribute::Token(true), Attribute::EcParams(P256_PARAMETERS.to_vec())];
+        let weak = |sensitive, extractable| {
+            let private = [
+                Attribute::Token(true),
+                Attribute::Private(true),
+                Attribute::Sensitive(sensitive),
+                Attribute::Extractable(extractable),
+                Attribute::Sign(true),
+            ];
+            let session = device.session().expect("open");
+            let pair = session.generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private);
+            device.missing(pair.expect("generated").1).expect("read")
+        };
+        assert_eq!(weak(false, false), Some("sensitive"));
+        assert_eq!(weak(true, true), Some("non-extractable"));
+        assert_eq!(weak(true, false), None);
+    });
+}
+
+#[test]
+fn a_mark_replaces_the_one_before() {
+    with_token!("marks", |token| {
+        let driver = driver(token);
+        let mut device = driver.connect().expect("the token");
+        assert_eq!(device.epoch_marks(), Ok(vec![]));
+        for epoch in [1, 2, 2, 3] {
+            let mark = EpochMark { instance: [7; 16], epoch };
+            device.put_epoch_mark(mark).expect("put");
+            assert_eq!(device.epoch_marks(), Ok(vec![mark]));
+        }
+        let mut second = driver.connect().expect("the token");
+        assert_eq!(second.epoch_marks().map(|marks| marks.len()), Ok(1));
+    });
+}
+
+#[test]
+fn a_token_that_is_taken_out_is_gone_and_back_when_it_is_put_back() {
+    with_token!("moving", |token| {
+        let driver = driver(token);
+        let mut device = driver.connect().expect("the token");
+        let (object, key) = device.generate("a key").expect("generated");
+        let (here, away) = (token.directory().join("tokens"), token.directory().join("away"));
+        std::fs::rename(&here, &away).expect("taken out");
+        let digest = Digest::of(b"a");
+        assert!(device.sign(object, &digest).expect_err("gone").is_lost());
+        assert!(device.public_key(object).expect_err("gone").is_lost());
+        assert!(device.epoch_marks().expect_err("gone").is_lost());
+        drop(device);
+        assert!(driver.connect().err().expect("gone").is_lost());
+        std::fs::rename(&away, &here).expect("put back");
+        let mut device = driver.connect().expect("the token");
+        key.verify_digest(&digest, &device.sign(object, &digest).expect("signed")).expect("right");
+    });
+}
