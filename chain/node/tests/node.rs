@@ -476,7 +476,10 @@ fn the_doctor_says_what_is_wrong_and_what_to_do() {
     block_on(async {
         let client = node.client();
         let start = start_case(&deployment, &client, "one").await;
-        let wanted = |view: &CaseView| view.duty.as_ref().is_some_and(|duty| duty.last.is_some());
+        let wanted = |view: &CaseView| {
+            let last = view.duty.as_ref().and_then(|duty| duty.last.as_ref());
+            last.is_some_and(|last| last.needs_person)
+        };
         case_until(&client, &start, "one", wanted).await;
     });
     let (well, said) = deployment.doctor();

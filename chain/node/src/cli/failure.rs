@@ -7,6 +7,7 @@ use crate::client::ClientError;
 use crate::voter::key_file::KeyFileError;
 use crate::voter::secret::SecretError;
 use crate::voter::token::TokenError;
+use crate::voter::token_uri::KeyUriError;
 use crate::voter::{KeyError, SignError};
 
 use super::screen::visible;
@@ -120,6 +121,9 @@ impl From<KeyError> for Failure {
         match error {
             KeyError::File(error) => error.into(),
             KeyError::Token(error) => error.into(),
+            KeyError::Uri(error @ KeyUriError::Pin(_)) => {
+                Failure::usage(error).help("name that file by `--pin-file`")
+            }
             KeyError::Uri(error) => Failure::usage(error),
         }
     }
