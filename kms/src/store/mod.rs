@@ -42,6 +42,8 @@ const LOCK_PATIENCE_MS: u64 = 5_000;
 const STATEMENTS: usize = 48;
 /// After how many pages of 4 KiB the write-ahead log is written back into the file.
 const CHECKPOINT_PAGES: i64 = 4_000;
+/// The writing connection's cache, in KiB: duties lie all over their table.
+const CACHE_KIB: i64 = 32 * 1024;
 
 /// One connection to the KMS's file.
 pub struct Store {
@@ -201,6 +203,7 @@ impl Store {
         store.pragma("journal_mode", "wal")?;
         store.pragma("synchronous", "full")?;
         store.pragma("wal_autocheckpoint", CHECKPOINT_PAGES)?;
+        store.pragma("cache_size", -CACHE_KIB)?;
         Ok(store)
     }
 
