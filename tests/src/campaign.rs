@@ -40,6 +40,11 @@ impl Campaign {
         self.bar.inc(1);
     }
 
+    /// Shows that so many trials are done, though it is not known yet how they ended.
+    pub fn show(&self, done: u64) {
+        self.bar.set_position(done);
+    }
+
     /// Prints a line that stays.
     pub fn say(&self, line: impl Display) {
         self.bar.suspend(|| println!("{}: {line}", self.name));

@@ -5,6 +5,7 @@
 //! | [`bench`] | what Assent costs, against loops that do the same cryptography and nothing else |
 //! | [`campaign`] | counts what passed and failed in a long hunt, and prints how to repeat a failure |
 //! | [`chance`] | numbers by chance that a seed repeats |
+//! | [`crash`] | the hunt for what `kill -9` of node or KMS breaks |
 //! | [`deployment`] | a whole deployment of the real programs: token, KMS, node, people |
 //! | [`program`] | where the real programs are |
 //! | [`rules`] | the hunt for policies whose ballots two evaluators count differently |
@@ -14,6 +15,7 @@
 pub mod bench;
 pub mod campaign;
 pub mod chance;
+pub mod crash;
 pub mod deployment;
 pub mod program;
 pub mod rules;

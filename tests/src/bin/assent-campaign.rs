@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use assent_tests::{chance, rules};
+use assent_tests::{chance, crash, rules};
 use clap::{Args, Parser, Subcommand};
 
 /// Long hunts; each ends with "N passed, N failed", and says how to repeat what failed
@@ -17,6 +17,8 @@ struct Arguments {
 enum Campaign {
     /// Policies and ballots by chance: `assent policy simulate` against an evaluator that reads the rules as they are written
     Rules(#[command(flatten)] Extent),
+    /// `kill -9` of node or KMS at random moments of running cases, and a restart
+    Crash(#[command(flatten)] Extent),
 }
 
 #[derive(Args)]
@@ -42,6 +44,7 @@ impl Extent {
 fn main() -> ExitCode {
     let ended = match Arguments::parse().campaign {
         Campaign::Rules(extent) => rules::run(extent.count(1_000), extent.seed()),
+        Campaign::Crash(extent) => crash::run(extent.count(50), extent.seed()),
     };
     ended.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

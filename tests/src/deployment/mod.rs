@@ -144,6 +144,13 @@ impl Deployment {
         &self.desk
     }
 
+    /// Leaves all files in place when it is dropped, and says where they are.
+    pub fn keep(&mut self) -> &Path {
+        let directory = self.directory.as_mut().expect("it is there until the deployment is dropped");
+        directory.disable_cleanup(true);
+        directory.path()
+    }
+
     /// The directory of all files.
     pub fn directory(&self) -> &Path {
         self.directory.as_ref().expect("it is there until the deployment is dropped").path()
