@@ -313,13 +313,24 @@ fn a_changed_audit_log_is_found_at_its_entry() {
     done(&home.run(&["audit", "verify", "--head", &head]));
     let unknown = Digest::ZERO.to_string();
     refused(&home.run(&["audit", "verify", "--head", &unknown]), 4, "is not in the audit log");
+    let exported = home.run(&["audit", "export", "--from", "3"]);
+    done(&exported);
+    let last = String::from_utf8_lossy(&exported.stdout).lines().last().map(str::to_owned).expect("a line");
+    assert!(last.contains(&format!(r#""head":"{head}""#)), "{last}");
+    refused(
+        &home.run(&["audit", "export", "--to", "yesterday"]),
+        2,
+        "neither an entry's number nor a moment",
+    );
     let file = rusqlite::Connection::open(home.path("state/kms.sqlite")).expect("it opens");
     file.execute_batch(
         "UPDATE audit SET entry = CAST(replace(CAST(entry AS TEXT), '\"by\":', '\"By\":') AS BLOB) WHERE number = 3",
     )
     .expect("changed");
     drop(file);
-    refused(&home.run(&["audit", "verify"]), 4, "entry 3 of the audit log is the first that is wrong");
+    for command in ["verify", "export"] {
+        refused(&home.run(&["audit", command]), 4, "entry 3 of the audit log is the first that is wrong");
+    }
 }
 
 #[test]

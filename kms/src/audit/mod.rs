@@ -3,6 +3,7 @@
 //! An entry is one JSON object. The head after it is H(`assent-audit-v1`, head before, entry's bytes), the head before the
 //! first being `sha256:` and 64 zeros; so whoever knows a head sees whether anything before it was changed or left out.
 
+mod export;
 mod walk;
 
 use assent_consensus::digest::{Digest, Tuple};
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::signing::{KeyName, Order, Purpose, ToSign};
 
+pub use export::{Bound, Format, export};
 pub use walk::{AuditError, AuditReport, verify};
 
 /// The longest sentence of a refusal that is kept, in bytes.
@@ -127,6 +129,49 @@ impl Entry {
         };
         let version = key.version;
         Some(Order { purpose, request, key: key.name()?, version, to_sign })
+    }
+
+    /// When it was written, by the KMS's clock.
+    pub fn at(&self) -> UnixMillis {
+        match self {
+            Entry::Created { at, .. }
+            | Entry::Started { at, .. }
+            | Entry::KeyCreated { at, .. }
+            | Entry::Pinned { at, .. }
+            | Entry::KeyState { at, .. }
+            | Entry::VoterSuspended { at, .. }
+            | Entry::Released { at, .. }
+            | Entry::Intent { at, .. }
+            | Entry::Result { at, .. }
+            | Entry::Refusal { at, .. } => *at,
+        }
+    }
+
+    /// Its kind, as in `entry`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Entry::Created { .. } => "created",
+            Entry::Started { .. } => "started",
+            Entry::KeyCreated { .. } => "key-created",
+            Entry::Pinned { .. } => "pinned",
+            Entry::KeyState { .. } => "key-state",
+            Entry::VoterSuspended { .. } => "voter-suspended",
+            Entry::Released { .. } => "released",
+            Entry::Intent { .. } => "intent",
+            Entry::Result { .. } => "result",
+            Entry::Refusal { .. } => "refusal",
+        }
+    }
+
+    /// How much it matters to one who watches: a severity of RFC 5424 section 6.2.1. What the KMS did to a key by itself
+    /// asks for a person at once.
+    fn severity(&self) -> u8 {
+        match self {
+            Entry::KeyState { by: None, .. } => 1,
+            Entry::Refusal { .. } => 4,
+            Entry::Intent { .. } | Entry::Result { .. } => 6,
+            _ => 5,
+        }
     }
 
     /// The signature, if this is a result.

@@ -57,7 +57,7 @@ pub fn verify(store: &Store, known: Option<Digest>) -> Result<AuditReport, Audit
     store.check_integrity().map_err(|error| AuditError::Table(error.to_string()))?;
     let mut walk = Walk { instance: store.identity()?.instance, ..Walk::default() };
     let mut is_known = known.is_none();
-    store.each_entry(|number, bytes, head| {
+    store.each_entry(0, |number, bytes, head| {
         is_known |= known == Some(head);
         walk.step(number, bytes, head).map_err(|why| AuditError::Entry { number, why })
     })?;

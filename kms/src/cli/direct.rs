@@ -1,11 +1,13 @@
 //! Commands that work on the state directory and the token themselves.
 
+use std::io::{self, BufWriter, Write as _};
 use std::path::Path;
 
 use assent_consensus::digest::Digest;
 use assent_consensus::encoding;
 
 use super::screen::{Failure, Screen};
+use crate::audit::{self, Bound, Format};
 use crate::config::Config;
 use crate::daemon;
 use crate::pin::PinSource;
@@ -48,10 +50,7 @@ pub(super) fn retry_pin(config: &Config, screen: &Screen) -> Result<(), Failure>
 
 pub(super) fn audit_verify(config: &Config, head: Option<Digest>, screen: &Screen) -> Result<(), Failure> {
     let store = Store::open_reader(&config.state_directory)?;
-    let report = crate::audit::verify(&store, head).map_err(|error| match error {
-        crate::audit::AuditError::Store(error) => Failure::failed(error),
-        error => Failure::does_not_verify(error),
-    })?;
+    let report = audit::verify(&store, head)?;
     screen.show(&report, |report| {
         vec![
             format!("the audit log is whole: {} entries, {} signatures", report.entries, report.signatures),
@@ -59,6 +58,21 @@ pub(super) fn audit_verify(config: &Config, head: Option<Digest>, screen: &Scree
             format!("head {}", report.head),
         ]
     })
+}
+
+pub(super) fn audit_export(
+    config: &Config,
+    from: Option<Bound>,
+    to: Option<Bound>,
+    format: Format,
+) -> Result<(), Failure> {
+    let store = Store::open_reader(&config.state_directory)?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    let failed = |error: io::Error| Failure::failed(format!("cannot write the entries: {error}"));
+    let exported = audit::export(&store, from, to, format, |line| writeln!(out, "{line}").map_err(failed));
+    // What was found right goes out, also if what comes after it is wrong.
+    out.flush().map_err(failed)?;
+    exported
 }
 
 pub(super) fn doctor(config: &Config, screen: &Screen) -> Result<(), Failure> {

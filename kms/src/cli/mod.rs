@@ -17,6 +17,7 @@ use assent_consensus::name::Name;
 use clap::{Args, Parser, Subcommand};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
+use crate::audit;
 use crate::config::{Config, DEFAULT_PATH};
 use crate::signing::KeyName;
 use screen::{Failure, Screen};
@@ -59,7 +60,7 @@ enum Command {
         /// The request's id
         request: RequestId,
     },
-    /// Check the audit log
+    /// Check the audit log, or hand it on
     #[command(subcommand)]
     Audit(AuditCommand),
     /// Look at module, token, keys and files, and say what to do about what is wrong
@@ -126,6 +127,18 @@ enum AuditCommand {
         #[arg(long, value_name = "DIGEST")]
         head: Option<Digest>,
     },
+    /// Write entries as lines for a SIEM; the chain of their heads is checked on the way: exit 4 if it is broken, and where
+    Export {
+        /// The first entry: its number, or a moment such as 2030-01-31T08:00:00Z
+        #[arg(long, value_name = "NUMBER|TIME")]
+        from: Option<audit::Bound>,
+        /// The last entry: its number, or a moment
+        #[arg(long, value_name = "NUMBER|TIME")]
+        to: Option<audit::Bound>,
+        /// How the lines look
+        #[arg(long, value_enum, default_value = "json-lines")]
+        format: audit::Format,
+    },
 }
 
 /// Runs the command that the command line asks for.
@@ -153,6 +166,9 @@ fn run(command: Command, config: Config, path: &Path, screen: &Screen) -> Result
         }
         Command::RetryPin => direct::retry_pin(&config, screen),
         Command::Audit(AuditCommand::Verify { head }) => direct::audit_verify(&config, head, screen),
+        Command::Audit(AuditCommand::Export { from, to, format }) => {
+            direct::audit_export(&config, from, to, format)
+        }
         Command::Doctor => direct::doctor(&config, screen),
         Command::Pin { genesis } => remote::pin(&config, &genesis, screen),
         Command::Release { request } => remote::release(&config, request, screen),

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use crate::admin::AdminError;
+use crate::audit::AuditError;
 use crate::daemon::DaemonError;
 use crate::pin::PinError;
 use crate::store::StoreError;
@@ -102,6 +103,15 @@ macro_rules! failed_by {
 }
 
 failed_by!(AdminError, DaemonError, PinError, StoreError, std::io::Error);
+
+impl From<AuditError> for Failure {
+    fn from(error: AuditError) -> Failure {
+        match error {
+            AuditError::Store(error) => Failure::failed(error),
+            error => Failure::does_not_verify(error),
+        }
+    }
+}
 
 /// `text` with every character that a terminal would not simply show written as an escape.
 fn visible(text: &str) -> String {

@@ -158,7 +158,7 @@ async fn many_callers_share_transactions_and_the_log_stays_whole() {
     let store = kms.store();
     let mut head = Digest::ZERO;
     store
-        .each_entry(|_, bytes, has| {
+        .each_entry(1, |_, bytes, has| {
             head = audit::next_head(&head, bytes);
             assert_eq!(head, has);
             Ok::<_, StoreError>(())

@@ -425,16 +425,17 @@ impl Store {
         self.sql(self.statement(sql::DUTY)?.query_row([duty.digest().as_bytes()], read).optional())
     }
 
-    /// Gives each entry of the log to `each`: number, bytes, and the head that the file has for it.
+    /// Gives each entry of the log from number `first` on to `each`: number, bytes, and the head that the file has for it.
     ///
     /// # Errors
     /// [`StoreError`], or what `each` gives.
     pub fn each_entry<E: From<StoreError>>(
         &self,
+        first: u64,
         mut each: impl FnMut(u64, &[u8], Digest) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut statement = self.statement(sql::ENTRIES)?;
-        let mut rows = self.sql(statement.query([]))?;
+        let mut rows = self.sql(statement.query([first.cast_signed()]))?;
         while let Some(row) = self.sql(rows.next())? {
             let number: i64 = self.sql(row.get(0))?;
             let bytes = self.sql(row.get_ref(1).and_then(|value| Ok(value.as_blob()?)))?;

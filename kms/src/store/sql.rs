@@ -88,7 +88,7 @@ pub(crate) const RELEASE: &str = "INSERT OR IGNORE INTO released_request (reques
 pub(crate) const HEAD: &str = "SELECT number, head FROM audit ORDER BY number DESC LIMIT 1";
 pub(crate) const APPEND: &str = "INSERT INTO audit (number, entry, head) VALUES (?1, ?2, ?3)";
 pub(crate) const ENTRY: &str = "SELECT entry, head FROM audit WHERE number = ?1";
-pub(crate) const ENTRIES: &str = "SELECT number, entry, head FROM audit ORDER BY number";
+pub(crate) const ENTRIES: &str = "SELECT number, entry, head FROM audit WHERE number >= ?1 ORDER BY number";
 
 pub(crate) const DUTY: &str = "SELECT intent, result FROM duty WHERE id = ?1";
 pub(crate) const DUTIES: &str = "SELECT id, intent, result FROM duty ORDER BY intent";
