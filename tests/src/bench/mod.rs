@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! kms_sign   callers ─HTTP─▶ assent-kms ─▶ token      against   bare_loop: verify, append with fdatasync, C_Sign
+//! parsec     callers ─HTTP─▶ assent-kms ─▶ token      against   callers ─▶ parsec-service ─▶ token
 //! ballots    callers ─HTTP─▶ assent node ─▶ ledger    against   verifications alone, on every core
 //! ```
 //!
@@ -12,6 +13,7 @@ pub mod ballots;
 pub mod bare_loop;
 pub mod kms_sign;
 mod load;
+pub mod parsec;
 mod report;
 
 pub use report::{Figure, Report};

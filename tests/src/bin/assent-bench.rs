@@ -4,17 +4,17 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use assent_tests::bench::{Report, ballots, bare_loop, kms_sign};
+use assent_tests::bench::{Report, ballots, bare_loop, kms_sign, parsec};
 use clap::{Parser, Subcommand};
 
 /// The benches, in the order in which they are run.
-const BENCHES: [&str; 2] = ["kms-sign", "ballots"];
+const BENCHES: [&str; 3] = ["kms-sign", "parsec", "ballots"];
 
 /// Measures Assent, and prints each figure as a ratio to a loop that does the same cryptography and nothing else
 #[derive(Parser)]
 #[command(name = "assent-bench", version, args_conflicts_with_subcommands = true)]
 struct Arguments {
-    /// Which benches [default: all]: kms-sign, ballots
+    /// Which benches [default: all]: kms-sign, parsec, ballots
     names: Vec<String>,
     /// Print JSON lines
     #[arg(long)]
@@ -50,7 +50,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     if let Some(unknown) = arguments.names.iter().find(|name| !BENCHES.contains(&name.as_str())) {
         bail!(
             "there is no bench `{unknown}`; there are {}",
-            BENCHES.map(|name| format!("`{name}`")).join(" and ")
+            BENCHES.map(|name| format!("`{name}`")).join(", ")
         );
     }
     let wanted =
@@ -59,6 +59,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     report.head();
     if wanted("kms-sign") {
         kms_sign::run(report, rounds)?;
+    }
+    if wanted("parsec") {
+        parsec::run(report, rounds)?;
     }
     if wanted("ballots") {
         ballots::run(report, rounds)?;
