@@ -7,6 +7,7 @@
 
 pub mod pkcs11;
 mod pool;
+pub mod yubihsm;
 
 use std::fmt;
 

@@ -1,0 +1,322 @@
+//! One session as a [`Device`].
+
+use std::sync::Arc;
+
+use ::yubihsm::asymmetric::Algorithm;
+use ::yubihsm::object::{self, Filter, Label, Origin, Type};
+use ::yubihsm::{Capability, Client, client, opaque, wrap};
+use assent_consensus::digest::Digest;
+use assent_consensus::jwk::{PublicKey, Signature};
+use p256::ecdsa;
+
+use super::capability::{self, NEEDED, RawInfo};
+use super::line::{EXISTS, Failure, Line, NOT_FOUND};
+use super::log::Use;
+use super::{OWN_SESSIONS, Shared, Way};
+use crate::device::{Device, DeviceError, DeviceInfo, DeviceKey, EpochMark, ObjectId, read_mark, write_mark};
+
+/// The label of the objects that hold an epoch mark.
+const MARK_LABEL: &str = "assent-kms epoch";
+/// The bytes of a label.
+const LABEL_SIZE: usize = 40;
+/// How many random ids are tried before a device is said to be full.
+const ID_TRIES: u32 = 16;
+
+const PUT_OPAQUE: u8 = 0x42;
+const GENERATE: u8 = 0x46;
+const EXPORT: u8 = 0x4a;
+const IMPORT: u8 = 0x4b;
+const SIGN_ECDSA: u8 = 0x56;
+const DELETE: u8 = 0x58;
+const ATTEST: u8 = 0x64;
+
+/// One session with a YubiHSM 2. It is given back when this is dropped.
+pub struct YubiHsmDevice {
+    shared: Arc<Shared>,
+    line: Arc<Line>,
+    is_broken: bool,
+    is_closed: bool,
+    own: Option<object::Info>,
+}
+
+/// The device's number of an object: its first two bytes, and nothing else.
+pub(super) fn number(object: &ObjectId) -> Option<u16> {
+    let (number, rest) = object.0.split_first_chunk::<2>()?;
+    rest.iter().all(|byte| *byte == 0).then_some(u16::from_be_bytes(*number))
+}
+
+fn object_id(number: u16) -> ObjectId {
+    let mut bytes = [0; 16];
+    bytes[..2].copy_from_slice(&number.to_be_bytes());
+    ObjectId(bytes)
+}
+
+impl YubiHsmDevice {
+    pub(super) fn new(shared: Arc<Shared>, line: Arc<Line>) -> YubiHsmDevice {
+        YubiHsmDevice { shared, line, is_broken: false, is_closed: false, own: None }
+    }
+
+    /// The same session, if its authentication key may do what the KMS needs.
+    pub(super) fn checked(mut self) -> Result<YubiHsmDevice, DeviceError> {
+        let id = self.shared.settings.authentication_key;
+        let own = self.look(|client| client.get_object_info(id, Type::AuthenticationKey))?;
+        let lacking = NEEDED.difference(own.capabilities);
+        let given = self.key_capabilities().difference(own.delegated_capabilities);
+        if !lacking.is_empty() || !given.is_empty() {
+            return Err(DeviceError::Setup(format!(
+                "authentication key {id} of the YubiHSM lacks capabilities ({}) or delegated capabilities ({}): make one that \
+                 has them, and name it with `authentication_key`",
+                capability::names(lacking),
+                capability::names(given)
+            )));
+        }
+        self.own = Some(own);
+        Ok(self)
+    }
+
+    /// The certificate that says that a key was generated in the device: DER, signed by the device's own key.
+    ///
+    /// # Errors
+    /// [`DeviceError`]
+    pub fn attest(&mut self, object: ObjectId) -> Result<Vec<u8>, DeviceError> {
+        let id = known(object)?;
+        let used = Use { command: ATTEST, object: Some(id) };
+        self.call(Some(used), |client| client.sign_attestation_certificate(id, None))
+            .map(|certificate| certificate.into_vec())
+            .map_err(|failure| absent(failure, object))
+    }
+
+    /// A key under the configured wrap key, for a backup.
+    ///
+    /// # Errors
+    /// [`DeviceError`]
+    pub fn wrap_export(&mut self, object: ObjectId) -> Result<Vec<u8>, DeviceError> {
+        let (id, wrap_key) = (known(object)?, self.wrap_key()?);
+        let used = Use { command: EXPORT, object: Some(id) };
+        self.call(Some(used), |client| client.export_wrapped(wrap_key, Type::AsymmetricKey, id))
+            .map(wrap::Message::into_vec)
+            .map_err(|failure| absent(failure, object))
+    }
+
+    /// A key from a backup, with the id that it had.
+    ///
+    /// # Errors
+    /// [`DeviceError`]
+    pub fn wrap_import(&mut self, wrapped: &[u8]) -> Result<ObjectId, DeviceError> {
+        let wrap_key = self.wrap_key()?;
+        let message = wrap::Message::from_vec(wrapped.to_vec()).map_err(|error| {
+            DeviceError::Failed(format!("what is to be imported is no wrapped key: {error}"))
+        })?;
+        let used = Use { command: IMPORT, object: None };
+        let handle = self.call(Some(used), |client| client.import_wrapped(wrap_key, message.clone()));
+        Ok(object_id(handle.map_err(|failure| failure.error)?.object_id))
+    }
+
+    fn wrap_key(&self) -> Result<u16, DeviceError> {
+        self.shared.settings.wrap_key.ok_or_else(|| {
+            DeviceError::Setup(
+                "no wrap key is configured: name one with `wrap_key` before keys are made".into(),
+            )
+        })
+    }
+
+    fn key_capabilities(&self) -> Capability {
+        match self.shared.settings.wrap_key {
+            Some(_) => Capability::SIGN_ECDSA | Capability::EXPORTABLE_UNDER_WRAP,
+            None => Capability::SIGN_ECDSA,
+        }
+    }
+
+    fn own(&self) -> Result<&object::Info, DeviceError> {
+        self.own.as_ref().ok_or_else(|| DeviceError::Gone("the session was not looked at".into()))
+    }
+
+    fn look<T>(&mut self, work: impl Fn(&Client) -> Result<T, client::Error>) -> Result<T, DeviceError> {
+        self.call(None, work).map_err(|failure| failure.error)
+    }
+
+    fn call<T>(
+        &mut self,
+        used: Option<Use>,
+        work: impl Fn(&Client) -> Result<T, client::Error>,
+    ) -> Result<T, Failure> {
+        let result = self.shared.call(&self.line, used, work);
+        if let Err(failure) = &result {
+            self.is_broken |= failure.error.is_lost();
+            self.is_closed |= failure.is_closed;
+        }
+        result
+    }
+
+    /// Makes an object under a random id that is free.
+    fn put_new(
+        &mut self,
+        command: u8,
+        work: impl Fn(&Client, u16) -> Result<u16, client::Error>,
+    ) -> Result<u16, DeviceError> {
+        for _ in 0..ID_TRIES {
+            let mut bytes = [0; 2];
+            getrandom::fill(&mut bytes).map_err(|error| DeviceError::Failed(error.to_string()))?;
+            // 0 lets the device choose, and the lowest and highest are where people and the maker put theirs.
+            let id = u16::from_be_bytes(bytes).clamp(0x0100, 0xfeff);
+            match self.call(Some(Use { command, object: Some(id) }), |client| work(client, id)) {
+                Err(failure) if failure.code == Some(EXISTS) => {}
+                result => return result.map_err(|failure| failure.error),
+            }
+        }
+        Err(DeviceError::Failed("no free object id was found on the YubiHSM".into()))
+    }
+
+    fn delete(&mut self, id: u16, kind: Type) -> Result<(), DeviceError> {
+        match self
+            .call(Some(Use { command: DELETE, object: Some(id) }), |client| client.delete_object(id, kind))
+        {
+            Err(failure) if failure.code == Some(NOT_FOUND) => Ok(()),
+            result => result.map_err(|failure| failure.error),
+        }
+    }
+
+    fn point(&mut self, id: u16) -> Result<Option<PublicKey>, DeviceError> {
+        let key = match self.call(None, |client| client.get_public_key(id)) {
+            Err(failure) if failure.code == Some(NOT_FOUND) => return Ok(None),
+            key => key.map_err(|failure| failure.error)?,
+        };
+        let mut point = [4; 65];
+        if key.algorithm != Algorithm::EcP256 || key.bytes.len() != 64 {
+            return Ok(None);
+        }
+        point[1..].copy_from_slice(&key.bytes);
+        Ok(PublicKey::from_point(point).ok())
+    }
+
+    fn marks(&mut self) -> Result<Vec<(u16, EpochMark)>, DeviceError> {
+        let label = label(MARK_LABEL);
+        let filters = move || [Filter::Type(Type::Opaque), Filter::Label(label.clone())];
+        let mut marks = Vec::new();
+        for entry in self.look(move |client| client.list_objects(&filters()))? {
+            let bytes = self.look(|client| client.get_opaque(entry.object_id))?;
+            marks.extend(read_mark(&bytes).map(|mark| (entry.object_id, mark)));
+        }
+        Ok(marks)
+    }
+}
+
+impl Device for YubiHsmDevice {
+    fn info(&mut self) -> Result<DeviceInfo, DeviceError> {
+        let info = match &self.shared.upstream {
+            Way::Http(upstream) => RawInfo::read(&upstream.device_info()?),
+            #[cfg(feature = "usb")]
+            Way::Usb(_) => None,
+        };
+        let firmware = info.map(|info| info.version.map(|part| part.to_string()).join("."));
+        Ok(DeviceInfo {
+            label: "YubiHSM".into(),
+            serial: self.shared.serial(),
+            manufacturer: "Yubico".into(),
+            model: "YubiHSM 2".into(),
+            firmware: firmware.unwrap_or_else(|| "unknown".into()),
+            module: format!("`{}`", self.shared.settings.connector),
+            sessions: Some(self.shared.open_sessions() as u64),
+            sessions_limit: Some(OWN_SESSIONS as u64),
+        })
+    }
+
+    fn generate(&mut self, name: &str) -> Result<(ObjectId, PublicKey), DeviceError> {
+        let (label, domains, capabilities) = (label(name), self.own()?.domains, self.key_capabilities());
+        let id = self.put_new(GENERATE, |client, id| {
+            client.generate_asymmetric_key(id, label.clone(), domains, capabilities, Algorithm::EcP256)
+        })?;
+        let info = self.look(|client| client.get_object_info(id, Type::AsymmetricKey))?;
+        let is_safe = info.origin == Origin::Generated && info.capabilities == capabilities;
+        match self.point(id)?.filter(|_| is_safe) {
+            Some(key) => Ok((object_id(id), key)),
+            None => {
+                self.delete(id, Type::AsymmetricKey)?;
+                Err(DeviceError::Unsafe("generated in the device for signatures alone"))
+            }
+        }
+    }
+
+    fn public_key(&mut self, object: ObjectId) -> Result<Option<PublicKey>, DeviceError> {
+        number(&object).map_or(Ok(None), |id| self.point(id))
+    }
+
+    fn sign(&mut self, object: ObjectId, digest: &Digest) -> Result<Signature, DeviceError> {
+        let id = known(object)?;
+        let used = Use { command: SIGN_ECDSA, object: Some(id) };
+        let der = self
+            .call(Some(used), |client| client.sign_ecdsa_prehash_raw(id, digest.as_bytes().to_vec()))
+            .map_err(|failure| absent(failure, object))?;
+        let signature = ecdsa::Signature::from_der(&der).map_err(|_| DeviceError::WrongSignature)?;
+        Ok(signature.to_bytes().into())
+    }
+
+    fn list(&mut self) -> Result<Vec<DeviceKey>, DeviceError> {
+        let mut keys = Vec::new();
+        let entries = self.look(|client| client.list_objects(&[Filter::Type(Type::AsymmetricKey)]))?;
+        for id in entries.into_iter().map(|entry| entry.object_id) {
+            let info = self.look(|client| client.get_object_info(id, Type::AsymmetricKey))?;
+            let public_key = self.point(id)?;
+            keys.push(DeviceKey {
+                object: object_id(id),
+                label: info.label.to_string(),
+                public_key,
+                has_private: true,
+            });
+        }
+        Ok(keys)
+    }
+
+    fn destroy(&mut self, object: ObjectId) -> Result<(), DeviceError> {
+        self.delete(known(object)?, Type::AsymmetricKey)
+    }
+
+    fn epoch_marks(&mut self) -> Result<Vec<EpochMark>, DeviceError> {
+        Ok(self.marks()?.into_iter().map(|(_, mark)| mark).collect())
+    }
+
+    fn put_epoch_mark(&mut self, mark: EpochMark) -> Result<(), DeviceError> {
+        let before = self.marks()?;
+        if !before.iter().any(|(_, has)| *has == mark) {
+            let domains = self.own()?.domains;
+            self.put_new(PUT_OPAQUE, |client, id| {
+                let (label, content) = (label(MARK_LABEL), write_mark(mark).into_bytes());
+                client.put_opaque(id, label, domains, Capability::empty(), opaque::Algorithm::Data, content)
+            })?;
+        }
+        for (id, old) in before {
+            if old.instance == mark.instance && old != mark {
+                self.delete(id, Type::Opaque)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for YubiHsmDevice {
+    fn drop(&mut self) {
+        self.shared.give_back(&self.line, self.is_broken, self.is_closed);
+    }
+}
+
+fn known(object: ObjectId) -> Result<u16, DeviceError> {
+    number(&object).ok_or(DeviceError::NoKey(object))
+}
+
+fn absent(failure: Failure, object: ObjectId) -> DeviceError {
+    match failure.code {
+        Some(NOT_FOUND) => DeviceError::NoKey(object),
+        _ => failure.error,
+    }
+}
+
+/// As much of a name as a label holds.
+fn label(name: &str) -> Label {
+    let mut end = name.len().min(LABEL_SIZE);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut bytes = [0; LABEL_SIZE];
+    bytes[..end].copy_from_slice(&name.as_bytes()[..end]);
+    Label(bytes)
+}
