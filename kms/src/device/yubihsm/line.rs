@@ -254,7 +254,7 @@ impl LogReader {
         let _ = self.keeper.set(keeper);
     }
 
-    pub(super) fn has_keeper(&self) -> bool {
+    fn has_keeper(&self) -> bool {
         self.keeper.get().is_some()
     }
 
@@ -264,6 +264,10 @@ impl LogReader {
 }
 
 impl Shared {
+    pub(super) fn has_log_keeper(&self) -> bool {
+        self.log.has_keeper()
+    }
+
     pub(super) fn open_sessions(&self) -> usize {
         self.sessions().count(Instant::now())
     }
@@ -423,6 +427,12 @@ impl Shared {
         let mut ledger = self.log.ledger();
         let Some(ledger) = ledger.as_mut() else { return Ok(()) };
         let mut reading = ledger.compare(&entries, &due, Instant::now());
+        if reading.last.is_none() && !reading.findings.is_empty() {
+            let error = DeviceError::Failed(
+                "the YubiHSM's log is empty although commands were sent: its audit is off, or somebody empties it".into(),
+            );
+            return Err(Failure { error, code: None, is_closed: false });
+        }
         let (boots, logins) = (log.unlogged_boot_events, log.unlogged_auth_events);
         if (boots, logins) != (0, 0) && reading.entries > 0 {
             reading.findings.push(Finding::Unlogged { boots, logins });

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ::yubihsm::asymmetric::Algorithm;
 use ::yubihsm::object::{self, Filter, Label, Origin, Type};
-use ::yubihsm::{Capability, Client, client, opaque, wrap};
+use ::yubihsm::{AuditOption, Capability, Client, client, opaque, wrap};
 use assent_consensus::digest::Digest;
 use assent_consensus::jwk::{PublicKey, Signature};
 use p256::ecdsa;
@@ -26,6 +26,7 @@ const PUT_OPAQUE: u8 = 0x42;
 const GENERATE: u8 = 0x46;
 const EXPORT: u8 = 0x4a;
 const IMPORT: u8 = 0x4b;
+const SET_OPTION: u8 = 0x4f;
 const SIGN_ECDSA: u8 = 0x56;
 const DELETE: u8 = 0x58;
 const ATTEST: u8 = 0x64;
@@ -71,7 +72,31 @@ impl YubiHsmDevice {
             )));
         }
         self.own = Some(own);
+        if self.shared.has_log_keeper() {
+            self.force_audit()?;
+        }
         Ok(self)
+    }
+
+    /// Switches forced audit on, and the audit of signatures: without them the log says nothing. Neither is ever switched off.
+    fn force_audit(&mut self) -> Result<(), DeviceError> {
+        let used = Use { command: SET_OPTION, object: None };
+        let may_not = |failure: Failure| match failure.error {
+            DeviceError::Failed(why) => DeviceError::Setup(format!(
+                "forced audit of the YubiHSM, or its audit of signatures, is off and cannot be switched on: {why}"
+            )),
+            error => error,
+        };
+        if self.look(Client::get_force_audit_option)? == AuditOption::Off {
+            self.call(Some(used), |client| client.set_force_audit_option(AuditOption::On))
+                .map_err(may_not)?;
+        }
+        let sign = ::yubihsm::command::Code::SignEcdsa;
+        if self.look(|client| client.get_command_audit_option(sign))? == AuditOption::Off {
+            let switch = |client: &Client| client.set_command_audit_option(sign, AuditOption::On);
+            self.call(Some(used), switch).map_err(may_not)?;
+        }
+        Ok(())
     }
 
     /// The certificate that says that a key was generated in the device: DER, signed by the device's own key.
