@@ -1,7 +1,9 @@
 //! The configuration file: unknown keys are refused with line, column and the nearest known key.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use assent_consensus::name::Name;
 use assent_consensus::time::Millis;
 use serde::Deserialize;
 use toml::de::DeTable;
@@ -18,7 +20,10 @@ const KEYS: [&str; 7] = [
     "epoch_signatures",
     "device",
 ];
-const DEVICE_KEYS: [&str; 5] = ["driver", "module", "token", "pin_file", "sessions"];
+/// Keys of every device.
+const DEVICE_KEYS: [&str; 4] = ["name", "driver", "pin_file", "sessions"];
+/// The most devices.
+pub const DEVICES_LIMIT: usize = 16;
 
 /// The largest configuration file, in bytes.
 const FILE_LIMIT: usize = 64 * 1024;
@@ -37,11 +42,12 @@ const ALIKE: f64 = 0.7;
 /// decision_grace = "24h"         # how late after a deadline ballots are decided on without a person; default
 /// epoch_signatures = 1000        # signatures between two marks on the token; default
 ///
-/// [device]
+/// [[device]]                     # one or more
+/// name = "main"                  # in commands and in the log; it stays as long as there are keys on the device
 /// driver = "pkcs11"
 /// module = "/usr/lib/softhsm/libsofthsm2.so"
 /// token = "pkcs11:token=NAME;serial=NUMBER"   # RFC 7512
-/// pin_file = "pin"               # readable by this user alone; default: the systemd credential assent-kms-pin
+/// pin_file = "pin"               # readable by this user alone; default: the systemd credential assent-kms-pin-NAME
 /// sessions = 8                   # signatures at the same time; default
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -62,20 +68,19 @@ pub struct Config {
     /// After how many signatures the epoch is advanced.
     #[serde(default = "default_epoch_signatures")]
     pub epoch_signatures: u64,
-    /// The token.
-    pub device: DeviceConfig,
+    /// The devices, at least one; keys are made on the first unless another one is named.
+    #[serde(rename = "device")]
+    pub devices: Vec<DeviceConfig>,
 }
 
-/// The part of the configuration about the device.
+/// The part of the configuration about one device. Unknown keys were refused before.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct DeviceConfig {
-    /// The kind of device.
-    pub driver: DriverKind,
-    /// The PKCS#11 module.
-    pub module: PathBuf,
-    /// The token's `pkcs11:` URI.
-    pub token: String,
+    /// Its name.
+    pub name: Name,
+    /// What drives it.
+    #[serde(flatten)]
+    pub driver: DriverConfig,
     /// The file with the PIN.
     pub pin_file: Option<PathBuf>,
     /// How many sessions are used.
@@ -83,12 +88,27 @@ pub struct DeviceConfig {
     pub sessions: usize,
 }
 
-/// The kinds of devices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum DriverKind {
+/// The kinds of devices, and how each is found.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(tag = "driver", rename_all = "kebab-case")]
+pub enum DriverConfig {
     /// A PKCS#11 token.
-    Pkcs11,
+    Pkcs11 {
+        /// The PKCS#11 module.
+        module: PathBuf,
+        /// The token's `pkcs11:` URI.
+        token: String,
+    },
+}
+
+impl DriverConfig {
+    /// The words for `driver`, each with the keys that it takes beside those of every device.
+    const KEYS: [(&str, &[&str]); 1] = [("pkcs11", &["module", "token"])];
+
+    fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let DriverConfig::Pkcs11 { module, .. } = self;
+        std::iter::once(module)
+    }
 }
 
 /// Why a configuration cannot be used.
@@ -140,11 +160,9 @@ impl Config {
             |error: toml::de::Error| wrong(error.span().map_or(0, |span| span.start), error.message());
         let table = DeTable::parse(text).map_err(of_toml)?;
         check_keys(table.get_ref(), &KEYS).map_err(|(offset, why)| wrong(offset, &why))?;
-        if let Some(device) = table.get_ref().get("device").and_then(|value| value.get_ref().as_table()) {
-            check_keys(device, &DEVICE_KEYS).map_err(|(offset, why)| wrong(offset, &why))?;
-        }
+        check_devices(table.get_ref()).map_err(|(offset, why)| wrong(offset, &why))?;
         let mut config: Config = toml::from_str(text).map_err(of_toml)?;
-        if !(1..=SESSIONS_LIMIT).contains(&config.device.sessions) {
+        if config.devices.iter().any(|device| !(1..=SESSIONS_LIMIT).contains(&device.sessions)) {
             return Err(wrong(0, &format!("`sessions` must be from 1 to {SESSIONS_LIMIT}")));
         }
         if config.epoch_signatures == 0 {
@@ -154,10 +172,10 @@ impl Config {
             return Err(wrong(0, "`socket` and `admin_socket` must be two sockets"));
         }
         let base = path.parent().unwrap_or(Path::new(""));
-        let Config { state_directory, socket, admin_socket, device, .. } = &mut config;
-        let module = Some(&mut device.module);
-        let paths =
-            [state_directory, socket, admin_socket].into_iter().chain(module).chain(&mut device.pin_file);
+        let Config { state_directory, socket, admin_socket, devices, .. } = &mut config;
+        let of_devices =
+            devices.iter_mut().flat_map(|device| device.driver.paths().chain(&mut device.pin_file));
+        let paths = [state_directory, socket, admin_socket].into_iter().chain(of_devices);
         for relative in paths {
             *relative = base.join(&*relative);
         }
@@ -189,6 +207,37 @@ fn check_keys(table: &DeTable<'_>, known: &[&str]) -> Result<(), (usize, String)
     }
 }
 
+/// The tables `[[device]]`: at least one, each with a name of its own, and with the keys of its driver.
+fn check_devices(table: &DeTable<'_>) -> Result<(), (usize, String)> {
+    let Some((key, devices)) = table.get_key_value("device") else {
+        return Err((0, "there is no `[[device]]`: at least one must hold the keys".into()));
+    };
+    let not_tables = || (key.span().start, "`device` is a list of tables: write `[[device]]`".to_owned());
+    let devices = devices.get_ref().as_array().ok_or_else(not_tables)?;
+    if devices.is_empty() || devices.len() > DEVICES_LIMIT {
+        return Err((key.span().start, format!("there must be from 1 to {DEVICES_LIMIT} devices")));
+    }
+    let mut names = BTreeSet::new();
+    for device in devices.iter() {
+        let place = device.span().start;
+        let device = device.get_ref().as_table().ok_or_else(not_tables)?;
+        let driver = device.get("driver").and_then(|driver| driver.get_ref().as_str());
+        let known = DriverConfig::KEYS.iter().find(|(word, _)| Some(*word) == driver);
+        let Some((_, of_driver)) = known else {
+            let words: Vec<_> = DriverConfig::KEYS.iter().map(|(word, _)| format!("`{word}`")).collect();
+            let place = device.get("driver").map_or(place, |driver| driver.span().start);
+            return Err((place, format!("`driver` must be one of {}", words.join(", "))));
+        };
+        check_keys(device, &[&DEVICE_KEYS[..], of_driver].concat())?;
+        if let Some(name) = device.get("name")
+            && !names.insert(name.get_ref().as_str())
+        {
+            return Err((name.span().start, "another device has this name already".into()));
+        }
+    }
+    Ok(())
+}
+
 fn unknown_key(key: &str, known: &[&str]) -> String {
     let nearest = known
         .iter()
@@ -216,7 +265,7 @@ mod tests {
     use super::*;
 
     const SMALLEST: &str = "state_directory = 'state'\nsocket = 'a.sock'\nadmin_socket = '/run/b.sock'\n\
-        [device]\ndriver = 'pkcs11'\nmodule = '/m.so'\ntoken = 'pkcs11:token=a'\npin_file = 'pin'\n";
+        [[device]]\nname = 'main'\ndriver = 'pkcs11'\nmodule = '/m.so'\ntoken = 'pkcs11:token=a'\npin_file = 'pin'\n";
 
     fn parse(text: &str) -> Result<Config, String> {
         Config::parse(text, Path::new("/etc/kms/kms.toml")).map_err(|error| error.to_string())
@@ -227,9 +276,10 @@ mod tests {
         let config = parse(SMALLEST).expect("good");
         assert_eq!(config.state_directory, Path::new("/etc/kms/state"));
         assert_eq!(config.admin_socket, Path::new("/run/b.sock"));
-        assert_eq!(config.device.pin_file.as_deref(), Some(Path::new("/etc/kms/pin")));
+        let device = &config.devices[0];
+        assert_eq!(device.pin_file.as_deref(), Some(Path::new("/etc/kms/pin")));
         assert_eq!(config.allowed_users, [rustix::process::geteuid().as_raw()]);
-        assert_eq!((config.device.sessions, config.epoch_signatures), (8, 1_000));
+        assert_eq!((device.sessions, config.epoch_signatures), (8, 1_000));
         assert_eq!(config.decision_grace.to_string(), "1d");
     }
 
@@ -242,13 +292,16 @@ mod tests {
             ),
             (
                 format!("{SMALLEST}sesions = 3\n"),
-                "line 9, column 1: there is no key `sesions`; did you mean `sessions`?",
+                "line 10, column 1: there is no key `sesions`; did you mean `sessions`?",
             ),
         ] {
             assert_eq!(parse(&text).expect_err("refused"), format!("`/etc/kms/kms.toml`, {error}"));
         }
         let error = parse(&format!("{SMALLEST}qqq = 1")).expect_err("refused");
-        assert!(error.contains("these are known: `driver`, `module`"), "{error}");
+        assert!(
+            error.contains("these are known: `name`, `driver`, `pin_file`, `sessions`, `module`, `token`"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -258,7 +311,14 @@ mod tests {
             (format!("{SMALLEST}sessions = 257"), "`sessions` must be from 1 to 256"),
             (format!("epoch_signatures = 0\n{SMALLEST}"), "`epoch_signatures` must be at least 1"),
             (format!("decision_grace = '1 day'\n{SMALLEST}"), "line 1, column 18"),
-            (SMALLEST.replace("'pkcs11'", "'paper'"), "line 5, column 10"),
+            (SMALLEST.replace("'pkcs11'", "'paper'"), "line 6, column 10: `driver` must be one of `pkcs11`"),
+            (SMALLEST.replace("[[device]]", "[device]"), "line 4, column 2: `device` is a list of tables"),
+            (SMALLEST[..SMALLEST.find("[[").expect("a device")].to_owned(), "there is no `[[device]]`"),
+            (SMALLEST.replace("name = 'main'\n", ""), "name"),
+            (
+                format!("{SMALLEST}{}", &SMALLEST[SMALLEST.find("[[").expect("a device")..]),
+                "line 11, column 8",
+            ),
             (SMALLEST.replace("/run/b.sock", "a.sock"), "must be two sockets"),
             (SMALLEST.replace("socket = 'a.sock'\n", ""), "socket"),
         ] {

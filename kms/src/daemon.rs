@@ -9,15 +9,16 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use assent_consensus::json::Integer;
+use assent_consensus::name::Name;
 use assent_consensus::time::UnixMillis;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::{self, Admin};
 use crate::audit::Entry;
-use crate::config::Config;
+use crate::config::{Config, DeviceConfig, DriverConfig};
 use crate::device::pkcs11::Pkcs11Driver;
-use crate::device::{Device, DeviceError, Driver, Pool};
+use crate::device::{Device, DeviceError, Devices, Driver, EpochMark, Pool};
 use crate::duty::{self, Engine};
 use crate::epoch::{self, EpochError};
 use crate::pin::{PinError, PinSource};
@@ -47,6 +48,9 @@ pub enum DaemonError {
     /// A socket.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// The configuration names none.
+    #[error("the configuration has no device")]
+    NoDevice,
     /// `init` was cut short.
     #[error("this KMS was never finished: run `assent-kms init` again")]
     Unfinished,
@@ -63,13 +67,38 @@ pub fn system_clock() -> Clock {
     })
 }
 
-/// The driver of the configured device.
+/// Where the PIN of a configured device is.
+///
+/// # Errors
+/// [`PinError::NoSource`]
+pub fn pin(config: &Config, device: &DeviceConfig) -> Result<PinSource, PinError> {
+    PinSource::new(&device.name, device.pin_file.as_deref(), &config.state_directory)
+}
+
+/// The driver of a configured device.
 ///
 /// # Errors
 /// [`DaemonError::Pin`], [`DaemonError::Device`]
-pub fn driver(config: &Config) -> Result<Arc<dyn Driver>, DaemonError> {
-    let pin = PinSource::new(config.device.pin_file.as_deref(), &config.state_directory)?;
-    Ok(Arc::new(Pkcs11Driver::new(&config.device.module, &config.device.token, pin)?))
+pub fn driver(config: &Config, device: &DeviceConfig) -> Result<Arc<dyn Driver>, DaemonError> {
+    let pin = pin(config, device)?;
+    Ok(match &device.driver {
+        DriverConfig::Pkcs11 { module, token } => Arc::new(Pkcs11Driver::new(module, token, pin)?),
+    })
+}
+
+/// A pool for each configured device, with as many sessions as `sessions` says.
+fn devices(config: &Config, sessions: impl Fn(&DeviceConfig) -> usize) -> Result<Devices, DaemonError> {
+    let pool = |device: &DeviceConfig| -> Result<(Name, Pool), DaemonError> {
+        Ok((device.name.clone(), Pool::start(driver(config, device)?, sessions(device))?))
+    };
+    let mut pools = config.devices.iter().map(pool);
+    let (name, first) = pools.next().ok_or(DaemonError::NoDevice)??;
+    let mut devices = Devices::new(name, first);
+    for other in pools {
+        let (name, pool) = other?;
+        devices.push(name, pool);
+    }
+    Ok(devices)
 }
 
 /// Makes a KMS: state directory, database, and the first mark on the token. One that was cut short is finished.
@@ -84,7 +113,9 @@ pub async fn init(config: &Config) -> Result<[u8; 16], DaemonError> {
     match Store::open_reader(directory) {
         Err(StoreError::Uninitialised { .. }) => {
             // Before anything is written: a token that cannot be used is found first.
-            driver(config)?.connect()?;
+            for device in &config.devices {
+                driver(config, device)?.connect()?;
+            }
             Store::create(directory, clock())?;
         }
         Ok(store) if store.identity()?.epoch > 0 => {
@@ -96,20 +127,33 @@ pub async fn init(config: &Config) -> Result<[u8; 16], DaemonError> {
     let reader = Store::open_reader(directory)?;
     let identity = reader.identity()?;
     let writer = Writer::start(directory, Pins::load(&reader)?)?;
-    let pool = Pool::start(driver(config)?, 1)?;
-    let epoch = agree(&pool, &identity).await?;
-    epoch::advance(&writer, &pool, identity.instance, epoch).await?;
+    let devices = devices(config, |_| 1)?;
+    let epoch = agree(&devices, &identity, &reader.keys()?).await?;
+    epoch::advance(&writer, &devices, identity.instance, epoch).await?;
     Ok(identity.instance)
 }
 
-async fn agree(pool: &Pool, identity: &store::Identity) -> Result<u64, DaemonError> {
+/// The epoch on which all devices agree with the database. One that is behind, because the last step was cut short or
+/// because it is new and holds no key yet, is brought up to it.
+async fn agree(devices: &Devices, identity: &store::Identity, rows: &[KeyRow]) -> Result<u64, DaemonError> {
     let identity = *identity;
-    // What is wrong with the epoch is no failure of the device.
-    let agreed = pool.run(move |device| match epoch::agreed(&identity, device) {
-        Err(EpochError::Device(error)) => Err(error),
-        agreed => Ok(agreed),
-    });
-    Ok(agreed.await??)
+    let mut epochs = Vec::new();
+    for (name, pool) in devices.iter() {
+        let holds_keys = rows.iter().any(|row| row.device == *name && row.state != KeyState::Destroyed);
+        // What is wrong with the epoch is no failure of the device.
+        let agreed = pool.run(move |device| match epoch::agreed(&identity, holds_keys, device) {
+            Err(EpochError::Device(error)) => Err(error),
+            agreed => Ok(agreed),
+        });
+        epochs.push((pool, agreed.await??));
+    }
+    let newest = epochs.iter().map(|(_, epoch)| *epoch).max().unwrap_or(0);
+    for (pool, _) in epochs.iter().filter(|(_, epoch)| *epoch < newest) {
+        let mark = EpochMark { instance: identity.instance, epoch: newest };
+        pool.run(move |device| device.put_epoch_mark(mark)).await?;
+    }
+    // A database that was made before and whose only device is new.
+    Ok(newest.max(identity.epoch))
 }
 
 /// Runs the daemon until it is told to stop.
@@ -128,9 +172,9 @@ pub async fn serve(config: Config) -> Result<(), DaemonError> {
     }
     let pins = Pins::load(&reader)?;
     let writer = Arc::new(Writer::start(directory, pins.clone())?);
-    let pool = Arc::new(Pool::start(driver(&config)?, config.device.sessions)?);
-    let agreed = agree(&pool, &identity).await?;
-    compare_keys(&pool, pins.keys()).await?;
+    let devices = Arc::new(devices(&config, |device| device.sessions)?);
+    let agreed = agree(&devices, &identity, &pins.keys()).await?;
+    compare_keys(&devices, pins.keys()).await?;
     let at = clock();
     let entry = Entry::Started {
         at,
@@ -138,15 +182,15 @@ pub async fn serve(config: Config) -> Result<(), DaemonError> {
         program: env!("CARGO_PKG_VERSION").into(),
     };
     writer.write(move |batch| batch.append(&entry).map(drop)).await?;
-    let epoch = epoch::advance(&writer, &pool, identity.instance, agreed).await?;
+    let epoch = epoch::advance(&writer, &devices, identity.instance, agreed).await?;
 
     let (bell, due) = mpsc::channel(1);
     let bell = EpochBell { every: config.epoch_signatures, bell };
-    let signing = Signing::new(pins.clone(), writer.clone(), reader, pool.clone(), clock.clone());
+    let signing = Signing::new(pins.clone(), writer.clone(), reader, devices.clone(), clock.clone());
     let signing = Arc::new(signing.with_epoch_bell(bell));
-    tokio::spawn(epoch::keep_advancing(writer.clone(), pool.clone(), identity.instance, epoch, due));
+    tokio::spawn(epoch::keep_advancing(writer.clone(), devices.clone(), identity.instance, epoch, due));
     let engine = Arc::new(Engine::new(pins.clone(), signing, clock.clone(), config.decision_grace));
-    let admin = Arc::new(Admin::new(pins.clone(), writer, pool, directory.clone(), clock));
+    let admin = Arc::new(Admin::new(pins.clone(), writer, devices, directory.clone(), clock));
     listen(&config, duty::router(engine), admin::router(admin), &pins).await
 }
 
@@ -205,8 +249,16 @@ fn remove(path: &Path) {
 }
 
 /// Says what is wrong with keys on the device; their rows stay as they are.
-async fn compare_keys(pool: &Pool, rows: Vec<KeyRow>) -> Result<(), DaemonError> {
-    for (row, difference) in pool.run(move |device| compare(&rows, device)).await? {
+async fn compare_keys(devices: &Devices, rows: Vec<KeyRow>) -> Result<(), DaemonError> {
+    let mut differences = Vec::new();
+    for (name, pool) in devices.iter() {
+        let rows: Vec<KeyRow> = rows.iter().filter(|row| row.device == *name).cloned().collect();
+        differences.extend(pool.run(move |device| compare(&rows, device)).await?);
+    }
+    let is_homeless = |row: &&KeyRow| row.state != KeyState::Destroyed && devices.get(&row.device).is_err();
+    let homeless = rows.iter().filter(is_homeless);
+    differences.extend(homeless.map(|row| (row.clone(), Difference::NoDevice)));
+    for (row, difference) in differences {
         let (name, version) = (&row.name, row.version);
         match difference {
             Difference::Other => tracing::error!(
@@ -216,6 +268,10 @@ async fn compare_keys(pool: &Pool, rows: Vec<KeyRow>) -> Result<(), DaemonError>
             Difference::Missing => tracing::error!(
                 alarm = true, %name, %version, object = %row.object,
                 "the token does not hold this key: restore the token from its backup, or rotate the key"
+            ),
+            Difference::NoDevice => tracing::error!(
+                alarm = true, %name, %version, device = %row.device,
+                "the configuration does not have the device of this key: it signs nothing until it is there again"
             ),
         }
     }
@@ -227,6 +283,7 @@ async fn compare_keys(pool: &Pool, rows: Vec<KeyRow>) -> Result<(), DaemonError>
 enum Difference {
     Missing,
     Other,
+    NoDevice,
 }
 
 fn compare(rows: &[KeyRow], device: &mut dyn Device) -> Result<Vec<(KeyRow, Difference)>, DeviceError> {

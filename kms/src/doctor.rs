@@ -5,12 +5,12 @@ use std::time::Instant;
 use assent_consensus::digest::Digest;
 use serde::Serialize;
 
-use crate::config::Config;
+use crate::config::{Config, DeviceConfig};
 use crate::daemon;
 use crate::device::{Device, DeviceError, DeviceKey};
 use crate::epoch;
 use crate::pins::KeyState;
-use crate::store::{self, Store};
+use crate::store::{self, KeyRow, Store};
 
 /// Signatures that are made to measure the rate.
 const MEASURED: u32 = 100;
@@ -61,15 +61,35 @@ pub fn examine(config: &Config) -> Report {
         });
         report.add("database", pinned);
     }
-    let device = daemon::driver(config).and_then(|driver| Ok((driver.connect()?, driver)));
-    let (mut device, _driver) = match device {
-        Ok(found) => found,
-        Err(error) => {
-            report.bad("token", &error);
-            return report;
-        }
-    };
-    let info = device.info().map(|info| {
+    for device in &config.devices {
+        let rows: Vec<&KeyRow> = rows.iter().filter(|row| row.device == device.name).collect();
+        report.examine_device(config, device, store, &rows);
+    }
+    for row in rows.iter().filter(|row| !config.devices.iter().any(|device| device.name == row.device)) {
+        let what = format!("{}, version {}", row.name, row.version);
+        let seen =
+            format!("on the device `{}`, which the configuration does not have: put it back", row.device);
+        report.bad(&what, &seen);
+    }
+    report
+}
+
+impl Report {
+    fn examine_device(
+        &mut self,
+        config: &Config,
+        of: &DeviceConfig,
+        store: Option<&Store>,
+        rows: &[&KeyRow],
+    ) {
+        let report = self;
+        let token = format!("token `{}`", of.name);
+        let device = daemon::driver(config, of).and_then(|driver| Ok((driver.connect()?, driver)));
+        let (mut device, _driver) = match device {
+            Ok(found) => found,
+            Err(error) => return report.bad(&token, &error),
+        };
+        let info = device.info().map(|info| {
         let limit = info.sessions_limit.map_or("no limit said".into(), |limit| format!("at most {limit}"));
         let open = info.sessions.map_or("an unknown number".into(), |open| open.to_string());
         format!(
@@ -80,28 +100,33 @@ pub fn examine(config: &Config) -> Report {
             info.model,
             info.firmware,
             info.module,
-            config.device.sessions
+            of.sessions
         )
     });
-    report.add("token", info);
-    if let Some(store) = store {
-        let identity = store.identity();
-        let agreed =
-            identity.map_err(Into::into).and_then(|identity| epoch::agreed(&identity, device.as_mut()));
-        report.add("epoch", agreed.map(|epoch| format!("{epoch}, on token and database")));
-    }
-    let keys = match device.list() {
-        Ok(keys) => keys,
-        Err(error) => {
-            report.bad("keys", &error);
-            return report;
+        report.add(&token, info);
+        if let Some(store) = store {
+            let identity = store.identity();
+            let agreed = identity
+                .map_err(Into::into)
+                .and_then(|identity| epoch::agreed(&identity, !rows.is_empty(), device.as_mut()));
+            report.add(
+                "epoch",
+                agreed.map(|epoch| match epoch {
+                    0 => "the token has no mark yet: it gets one when the daemon starts".into(),
+                    epoch => format!("{epoch}, on token and database"),
+                }),
+            );
         }
-    };
-    for row in &rows {
-        let key = keys.iter().find(|key| key.object == row.object);
-        let what = format!("{}, version {}", row.name, row.version);
-        let is_same = |key: &DeviceKey| key.has_private && key.public_key.as_ref() == Some(&row.public_key);
-        match (row.state, key) {
+        let keys = match device.list() {
+            Ok(keys) => keys,
+            Err(error) => return report.bad("keys", &error),
+        };
+        for row in rows {
+            let key = keys.iter().find(|key| key.object == row.object);
+            let what = format!("{}, version {}", row.name, row.version);
+            let is_same =
+                |key: &DeviceKey| key.has_private && key.public_key.as_ref() == Some(&row.public_key);
+            match (row.state, key) {
             (KeyState::Suspended, _) => report.bad(
                 &what,
                 &"suspended: find out why from the log, then `assent-kms key resume`, or say that it is compromised",
@@ -114,19 +139,16 @@ pub fn examine(config: &Config) -> Report {
                 &format!("{state} in the table, and not on the token: restore the token from its backup"),
             ),
         }
+        }
+        let strange =
+            keys.iter().filter(|key| key.has_private && !rows.iter().any(|row| row.object == key.object));
+        for key in strange {
+            let seen = "on the token and not in the table: left by a creation that was cut short, or another program's";
+            report.good(format!("key with CKA_ID {}", key.object), seen.into());
+        }
+        report.measure(device.as_mut());
     }
-    let strange =
-        keys.iter().filter(|key| key.has_private && !rows.iter().any(|row| row.object == key.object));
-    for key in strange {
-        let seen =
-            "on the token and not in the table: left by a creation that was cut short, or another program's";
-        report.good(format!("key with CKA_ID {}", key.object), seen.into());
-    }
-    report.measure(device.as_mut());
-    report
-}
 
-impl Report {
     /// Whether all is well.
     pub fn is_well(&self) -> bool {
         self.findings.iter().all(|finding| finding.well)

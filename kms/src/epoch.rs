@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::device::{Device, DeviceError, EpochMark, Pool};
+use crate::device::{Device, DeviceError, Devices, EpochMark};
 use crate::store::{Batch, Identity, StoreError, Writer};
 
 /// Why token and database do not go together, or the epoch was not advanced.
@@ -43,36 +43,44 @@ pub enum EpochError {
     Store(#[from] StoreError),
 }
 
-/// The epoch that token and database agree on, after a look at both. 0 for a database whose token has no mark yet.
+/// The epoch that a token and the database agree on, after a look at both; 0 for a token that has no mark and needs none
+/// yet, because the database is new or none of its keys is there.
 ///
 /// # Errors
 /// [`EpochError`]
-pub fn agreed(identity: &Identity, device: &mut dyn Device) -> Result<u64, EpochError> {
+pub fn agreed(identity: &Identity, holds_keys: bool, device: &mut dyn Device) -> Result<u64, EpochError> {
     let marks = device.epoch_marks()?;
     if marks.iter().any(|mark| mark.instance != identity.instance) {
         return Err(EpochError::OtherInstance);
     }
     let legal = |epoch: u64| epoch == identity.epoch || Some(epoch) == identity.pending;
     match marks.iter().map(|mark| mark.epoch).max() {
-        None if identity.epoch == 0 => Ok(0),
+        None if identity.epoch == 0 || !holds_keys => Ok(0),
         None => Err(EpochError::NoMark),
         Some(epoch) if legal(epoch) && epoch > 0 => Ok(epoch),
         Some(token) => Err(EpochError::RolledBack { database: identity.epoch, token }),
     }
 }
 
-/// Advances the epoch from the one that was agreed on.
+/// Advances the epoch from the one that was agreed on, on every device.
 ///
 /// # Errors
 /// [`EpochError`]
-pub async fn advance(writer: &Writer, pool: &Pool, instance: [u8; 16], from: u64) -> Result<u64, EpochError> {
+pub async fn advance(
+    writer: &Writer,
+    devices: &Devices,
+    instance: [u8; 16],
+    from: u64,
+) -> Result<u64, EpochError> {
     let epoch = from + 1;
     let pending = move |batch: &mut Batch<'_>| {
         batch.set_epoch(from)?;
         batch.set_pending(epoch)
     };
     writer.write(pending).await?;
-    pool.run(move |device| device.put_epoch_mark(EpochMark { instance, epoch })).await?;
+    for (_, pool) in devices.iter() {
+        pool.run(move |device| device.put_epoch_mark(EpochMark { instance, epoch })).await?;
+    }
     writer.write(move |batch| batch.set_epoch(epoch)).await?;
     Ok(epoch)
 }
@@ -81,13 +89,13 @@ pub async fn advance(writer: &Writer, pool: &Pool, instance: [u8; 16], from: u64
 /// stop signing; it is tried again.
 pub async fn keep_advancing(
     writer: Arc<Writer>,
-    pool: Arc<Pool>,
+    devices: Arc<Devices>,
     instance: [u8; 16],
     mut epoch: u64,
     mut due: tokio::sync::mpsc::Receiver<()>,
 ) {
     while due.recv().await.is_some() {
-        match advance(&writer, &pool, instance, epoch).await {
+        match advance(&writer, &devices, instance, epoch).await {
             Ok(next) => epoch = next,
             Err(error) => {
                 tracing::error!(%error, "the epoch was not advanced; it is tried again after more signatures")
@@ -106,7 +114,7 @@ mod tests {
     fn seen(epoch: u64, pending: Option<u64>, marks: &[u64]) -> Result<u64, EpochError> {
         let mut token = MemoryToken::default();
         token.token().marks = marks.iter().map(|epoch| EpochMark { instance: OURS, epoch: *epoch }).collect();
-        agreed(&Identity { instance: OURS, epoch, pending }, &mut token)
+        agreed(&Identity { instance: OURS, epoch, pending }, true, &mut token)
     }
 
     #[test]
@@ -130,12 +138,19 @@ mod tests {
     }
 
     #[test]
+    fn a_token_without_a_mark_is_new_if_it_holds_no_key_of_the_database() {
+        let identity = Identity { instance: OURS, epoch: 5, pending: None };
+        assert_eq!(agreed(&identity, false, &mut MemoryToken::default()), Ok(0));
+        assert_eq!(agreed(&identity, true, &mut MemoryToken::default()), Err(EpochError::NoMark));
+    }
+
+    #[test]
     fn a_token_of_another_kms_is_refused() {
         let mut token = MemoryToken::default();
         token.token().marks = vec![EpochMark { instance: [2; 16], epoch: 5 }];
         for epoch in [0, 5] {
             let identity = Identity { instance: OURS, epoch, pending: None };
-            assert_eq!(agreed(&identity, &mut token), Err(EpochError::OtherInstance));
+            assert_eq!(agreed(&identity, true, &mut token), Err(EpochError::OtherInstance));
         }
     }
 
@@ -144,14 +159,14 @@ mod tests {
         let kms = SmallKms::new().await;
         let instance = kms.store().identity().expect("read").instance;
         kms.token.token().fails_after_mark = true;
-        advance(&kms.writer, &kms.pool, instance, 0).await.expect_err("the token failed");
+        advance(&kms.writer, &kms.devices, instance, 0).await.expect_err("the token failed");
         let kms = kms.restart();
         kms.token.token().fails_after_mark = false;
         let identity = kms.store().identity().expect("read");
-        let epoch = agreed(&identity, &mut kms.token.clone()).expect("a legal pair");
-        assert_eq!(advance(&kms.writer, &kms.pool, instance, epoch).await, Ok(2));
+        let epoch = agreed(&identity, true, &mut kms.token.clone()).expect("a legal pair");
+        assert_eq!(advance(&kms.writer, &kms.devices, instance, epoch).await, Ok(2));
         let identity = kms.store().identity().expect("read");
         assert_eq!(identity, Identity { instance, epoch: 2, pending: None });
-        assert_eq!(agreed(&identity, &mut kms.token.clone()), Ok(2));
+        assert_eq!(agreed(&identity, true, &mut kms.token.clone()), Ok(2));
     }
 }

@@ -10,17 +10,19 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use assent_consensus::name::Name;
 use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 /// The most bytes that a PIN may have.
 pub const PIN_LIMIT: usize = 255;
-/// The systemd credential that holds the PIN when no file is named.
+/// The systemd credential that holds the PIN when no file is named: this, a hyphen, and the device's name.
 pub const PIN_CREDENTIAL: &str = "assent-kms-pin";
 
 /// Where the PIN is, and where its marks are.
 #[derive(Clone, Debug)]
 pub struct PinSource {
+    device: Name,
     file: PathBuf,
     is_credential: bool,
     marks: PathBuf,
@@ -31,9 +33,9 @@ pub struct PinSource {
 pub enum PinError {
     /// No file.
     #[error(
-        "there is no PIN: name a file with `pin_file`, or pass the systemd credential `{PIN_CREDENTIAL}`"
+        "there is no PIN: name a file with `pin_file`, or pass the systemd credential `{PIN_CREDENTIAL}-{0}`"
     )]
-    NoSource,
+    NoSource(Name),
     /// It cannot be read.
     #[error("cannot read the PIN file `{}`: {source}", path.display())]
     Read {
@@ -94,17 +96,19 @@ pub enum PinError {
 }
 
 impl PinSource {
-    /// The PIN in `file`, or in the systemd credential if no file is named; marks are in the directory `marks`.
+    /// The PIN of a device in `file`, or in the systemd credential if no file is named; marks are in the directory `marks`.
     ///
     /// # Errors
     /// [`PinError::NoSource`]
-    pub fn new(file: Option<&Path>, marks: &Path) -> Result<PinSource, PinError> {
+    pub fn new(device: &Name, file: Option<&Path>, marks: &Path) -> Result<PinSource, PinError> {
+        let (device, marks) = (device.clone(), marks.into());
         if let Some(file) = file {
-            return Ok(PinSource { file: file.into(), is_credential: false, marks: marks.into() });
+            return Ok(PinSource { device, file: file.into(), is_credential: false, marks });
         }
         let directory = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|path| !path.is_empty());
-        let file = Path::new(&directory.ok_or(PinError::NoSource)?).join(PIN_CREDENTIAL);
-        Ok(PinSource { file, is_credential: true, marks: marks.into() })
+        let directory = directory.ok_or_else(|| PinError::NoSource(device.clone()))?;
+        let file = Path::new(&directory).join(format!("{PIN_CREDENTIAL}-{device}"));
+        Ok(PinSource { device, file, is_credential: true, marks })
     }
 
     /// The file with the PIN.
@@ -189,11 +193,11 @@ impl PinSource {
     }
 
     fn mark(&self) -> PathBuf {
-        self.marks.join("pin-in-use")
+        self.marks.join(format!("pin-in-use-{}", self.device))
     }
 
     fn last_right(&self) -> PathBuf {
-        self.marks.join("pin-last-right")
+        self.marks.join(format!("pin-last-right-{}", self.device))
     }
 
     /// Writes a small file whole, on disk when this returns.
@@ -268,12 +272,16 @@ mod tests {
 
     use super::*;
 
+    fn main() -> Name {
+        "main".parse().expect("a name")
+    }
+
     fn source(content: &[u8], mode: u32) -> (tempfile::TempDir, PinSource) {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("pin");
         std::fs::write(&path, content).expect("writable");
         std::fs::set_permissions(&path, Permissions::from_mode(mode)).expect("ours");
-        let source = PinSource::new(Some(&path), directory.path()).expect("a source");
+        let source = PinSource::new(&main(), Some(&path), directory.path()).expect("a source");
         (directory, source)
     }
 
@@ -303,7 +311,7 @@ mod tests {
             assert!(matches!(source.begin(false), Err(PinError::Form { .. })));
         }
         let directory = tempfile::tempdir().expect("a directory");
-        let source = |path: &Path| PinSource::new(Some(path), directory.path()).expect("a source");
+        let source = |path: &Path| PinSource::new(&main(), Some(path), directory.path()).expect("a source");
         assert!(matches!(source(directory.path()).begin(false), Err(PinError::NoFile { .. })));
         assert!(matches!(source(&directory.path().join("none")).begin(false), Err(PinError::Read { .. })));
     }

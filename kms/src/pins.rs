@@ -13,7 +13,6 @@ use assent_consensus::jwk::{PublicKey, Thumbprint};
 use assent_consensus::message::{KeyVersion, RequestId};
 use assent_consensus::name::Name;
 
-use crate::device::ObjectId;
 use crate::signing::{KeyName, SigningError};
 use crate::store::{KeyRow, Store, StoreError};
 
@@ -157,8 +156,9 @@ impl Pins {
         self.read().keys.iter().find(|row| row.name == *name && row.version == version).cloned()
     }
 
-    pub(crate) fn set_key_state(&self, object: ObjectId, to: KeyState) {
-        if let Some(row) = self.write().keys.iter_mut().find(|row| row.object == object) {
+    pub(crate) fn set_key_state(&self, name: &KeyName, version: KeyVersion, to: KeyState) {
+        let is_it = |row: &&mut KeyRow| row.name == *name && row.version == version;
+        if let Some(row) = self.write().keys.iter_mut().find(is_it) {
             row.state = to;
         }
     }

@@ -9,12 +9,13 @@ use assent_consensus::encoding::Bytes;
 use assent_consensus::json::Integer;
 use assent_consensus::jwk::{PublicKey, Signature};
 use assent_consensus::message::{KeyVersion, RequestId};
+use assent_consensus::name::Name;
 use assent_consensus::time::UnixMillis;
 use p256::ecdsa::signature::hazmat::PrehashSigner;
 use p256::ecdsa::{self, SigningKey};
 
 use crate::audit::{Entry, LoggedKey};
-use crate::device::{Device, DeviceError, DeviceInfo, DeviceKey, Driver, EpochMark, ObjectId, Pool};
+use crate::device::{Device, DeviceError, DeviceInfo, DeviceKey, Devices, Driver, EpochMark, ObjectId, Pool};
 use crate::pins::Pins;
 use crate::signing::{KeyName, Order, Purpose, Signing};
 use crate::store::{NewKey, Store, Writer};
@@ -64,8 +65,9 @@ impl Device for MemoryToken {
         let number = u8::try_from(token.keys.len() + 1).expect("few keys");
         let key = SigningKey::from_slice(&[number; 32]).expect("a scalar");
         let public_key = public(&key);
-        token.keys.insert(ObjectId([number; 16]), key);
-        Ok((ObjectId([number; 16]), public_key))
+        let object = ObjectId::new(&[number; 16]).expect("a name");
+        token.keys.insert(object, key);
+        Ok((object, public_key))
     }
 
     fn public_key(&mut self, object: ObjectId) -> Result<Option<PublicKey>, DeviceError> {
@@ -115,7 +117,7 @@ pub(crate) struct SmallKms {
     pub token: MemoryToken,
     pub pins: Pins,
     pub writer: Arc<Writer>,
-    pub pool: Arc<Pool>,
+    pub devices: Arc<Devices>,
     pub signing: Arc<Signing>,
     pub directory: tempfile::TempDir,
 }
@@ -130,6 +132,7 @@ impl SmallKms {
         let (object, public_key) = token.clone().generate("").expect("a key");
         let kms = SmallKms::over(directory, token);
         let new = NewKey {
+            device: main_device(),
             object,
             name: release(),
             version: KeyVersion::first(),
@@ -137,14 +140,15 @@ impl SmallKms {
             created: UnixMillis::new(NOW),
         };
         let (at, by, key) = (new.created, Integer::saturating(0), LoggedKey::new(&new.name, new.version));
-        let (bytes, public_key) = (Bytes(object.0.to_vec()), new.public_key.clone());
-        let made = Entry::KeyCreated { at, by, key: key.clone(), object: bytes, public_key };
+        let (bytes, public_key) = (Bytes(object.as_bytes().to_vec()), new.public_key.clone());
+        let made =
+            Entry::KeyCreated { at, by, key: key.clone(), device: main_device(), object: bytes, public_key };
         let (from, to) = ("pre-activation".into(), "active".into());
         let activated = Entry::KeyState { at, by: None, key, from, to, why: "a test".into() };
         kms.writer
             .write(move |batch| {
                 batch.insert_key(&new)?;
-                batch.activate_key(object, None, &Digest::ZERO, at)?;
+                batch.activate_key(&new.name, new.version, None, &Digest::ZERO, at)?;
                 batch.append(&made)?;
                 batch.append(&activated).map(drop)
             })
@@ -159,10 +163,11 @@ impl SmallKms {
         let store = || Store::open_reader(directory.path()).expect("it opens");
         let pins = Pins::load(&store()).expect("read");
         let writer = Arc::new(Writer::start(directory.path(), pins.clone()).expect("a writer"));
-        let pool = Arc::new(Pool::start(Arc::new(token.clone()), 4).expect("threads"));
+        let pool = Pool::start(Arc::new(token.clone()), 4).expect("threads");
+        let devices = Arc::new(Devices::new(main_device(), pool));
         let clock = Arc::new(|| UnixMillis::new(NOW));
-        let signing = Signing::new(pins.clone(), writer.clone(), store(), pool.clone(), clock);
-        SmallKms { token, pins, writer, pool, signing: Arc::new(signing), directory }
+        let signing = Signing::new(pins.clone(), writer.clone(), store(), devices.clone(), clock);
+        SmallKms { token, pins, writer, devices, signing: Arc::new(signing), directory }
     }
 
     /// Stops without a word, and starts again.
@@ -179,6 +184,10 @@ impl SmallKms {
     pub fn file(&self) -> rusqlite::Connection {
         rusqlite::Connection::open(self.directory.path().join(crate::store::FILE)).expect("it opens")
     }
+}
+
+pub(crate) fn main_device() -> Name {
+    "main".parse().expect("a name")
 }
 
 pub(crate) fn release() -> KeyName {

@@ -8,10 +8,11 @@ use assent_consensus::genesis::GenesisError;
 use assent_consensus::json::Integer;
 use assent_consensus::jwk::Thumbprint;
 use assent_consensus::message::{DeploymentId, KeyVersion, RequestId};
+use assent_consensus::name::Name;
 
 use super::{PinnedView, pinning};
 use crate::audit::{Entry, LoggedKey};
-use crate::device::{DeviceError, Pool};
+use crate::device::{DeviceError, Devices};
 use crate::pins::{KeyState, Pins};
 use crate::signing::{Clock, KeyChange, KeyName};
 use crate::sockets::Peer;
@@ -21,7 +22,7 @@ use crate::store::{KeyRow, NewKey, Store, StoreError, Writer};
 pub struct Admin {
     pins: Pins,
     writer: Arc<Writer>,
-    pool: Arc<Pool>,
+    devices: Arc<Devices>,
     directory: PathBuf,
     clock: Clock,
     /// Held through each act: two people at once must not make one key twice.
@@ -106,8 +107,14 @@ impl AdminError {
 
 impl Admin {
     /// An administration of these parts; the database is in `directory`.
-    pub fn new(pins: Pins, writer: Arc<Writer>, pool: Arc<Pool>, directory: PathBuf, clock: Clock) -> Admin {
-        Admin { pins, writer, pool, directory, clock, turn: tokio::sync::Mutex::new(()) }
+    pub fn new(
+        pins: Pins,
+        writer: Arc<Writer>,
+        devices: Arc<Devices>,
+        directory: PathBuf,
+        clock: Clock,
+    ) -> Admin {
+        Admin { pins, writer, devices, directory, clock, turn: tokio::sync::Mutex::new(()) }
     }
 
     /// All keys.
@@ -115,28 +122,43 @@ impl Admin {
         self.pins.keys()
     }
 
-    /// Has the device generate the first version of a key.
+    /// Has a device generate the first version of a key; the first device of the configuration if none is named.
     ///
     /// # Errors
     /// [`AdminError`]; nothing is changed then.
-    pub async fn create_key(&self, name: KeyName, peer: Peer) -> Result<KeyRow, AdminError> {
+    pub async fn create_key(
+        &self,
+        name: KeyName,
+        device: Option<Name>,
+        peer: Peer,
+    ) -> Result<KeyRow, AdminError> {
         let _turn = self.turn.lock().await;
         if self.pins.keys().iter().any(|row| row.name == name) {
             return Err(AdminError::KeyExists(name));
         }
+        let device = device.unwrap_or_else(|| self.devices.first().clone());
+        let pool = self.devices.get(&device)?;
         let version = KeyVersion::first();
         let label = match &name {
             KeyName::Contract(name) => format!("assent contract {name} v{version}"),
             KeyName::Operational(name) => format!("assent key {name} v{version}"),
         };
-        let (object, public_key) = self.pool.run(move |device| device.generate(&label)).await?;
+        let (object, public_key) = pool.run(move |device| device.generate(&label)).await?;
         let created = (self.clock)();
-        let key = NewKey { object, name: name.clone(), version, public_key: public_key.clone(), created };
+        let key = NewKey {
+            device: device.clone(),
+            object,
+            name: name.clone(),
+            version,
+            public_key: public_key.clone(),
+            created,
+        };
         let entry = Entry::KeyCreated {
             at: created,
             by: by(peer),
             key: LoggedKey::new(&name, version),
-            object: Bytes(object.0.to_vec()),
+            device,
+            object: Bytes(object.as_bytes().to_vec()),
             public_key,
         };
         let written = self
@@ -147,7 +169,7 @@ impl Admin {
             })
             .await;
         if let Err(error) = written {
-            if let Err(error) = self.pool.run(move |device| device.destroy(object)).await {
+            if let Err(error) = pool.run(move |device| device.destroy(object)).await {
                 tracing::error!(%object, %error, "a key that is not in the table is left on the token");
             }
             return Err(error.into());
@@ -208,8 +230,8 @@ impl Admin {
             return Err(AdminError::KeyState { key: name, version, state, wanted: to });
         }
         let change = KeyChange {
-            object: row.object,
-            key: LoggedKey::new(&row.name, row.version),
+            name: row.name.clone(),
+            version: row.version,
             from: row.state,
             to,
             by: Some(by(peer)),

@@ -48,6 +48,9 @@ pub struct NamedKey {
     /// Its version.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub version: Option<KeyVersion>,
+    /// The device on which it is to be made.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub device: Option<Name>,
 }
 
 /// A key, as it is shown.
@@ -63,6 +66,8 @@ pub struct KeyView {
     pub version: KeyVersion,
     /// Its state, in the words of NIST SP 800-57.
     pub state: String,
+    /// The device that holds it.
+    pub device: Name,
     /// CKA_ID on the token, in hexadecimal digits.
     pub object: String,
     /// Its thumbprint.
@@ -143,7 +148,7 @@ async fn create_key(
     if named.version.is_some() {
         return Err(AdminError::Malformed("`version` is given by the KMS".into()));
     }
-    Ok(Json(KeyView::of(&admin.create_key(named.name()?, peer).await?)))
+    Ok(Json(KeyView::of(&admin.create_key(named.name()?, named.device, peer).await?)))
 }
 
 async fn compromised(
@@ -204,7 +209,12 @@ impl NamedKey {
     /// Names a key.
     pub fn new(name: &KeyName, version: Option<KeyVersion>) -> NamedKey {
         let (contract, key) = split(name);
-        NamedKey { contract, key, version }
+        NamedKey { contract, key, version, device: None }
+    }
+
+    /// Names a key that is to be made on a device; on the first one if none is named.
+    pub fn on(name: &KeyName, device: Option<Name>) -> NamedKey {
+        NamedKey { device, ..NamedKey::new(name, None) }
     }
 
     fn name(&self) -> Result<KeyName, AdminError> {
@@ -224,6 +234,7 @@ impl KeyView {
             key,
             version: row.version,
             state: row.state.to_string(),
+            device: row.device.clone(),
             object: row.object.to_string(),
             thumbprint: row.public_key.thumbprint(),
             public_key: row.public_key.clone(),

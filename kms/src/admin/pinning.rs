@@ -10,7 +10,6 @@ use assent_consensus::time::UnixMillis;
 
 use super::{AdminError, PinnedView};
 use crate::audit::Entry;
-use crate::device::ObjectId;
 use crate::pins::KeyState;
 use crate::signing::KeyName;
 use crate::store::{Batch, KeyRow, StoreError};
@@ -23,7 +22,8 @@ pub(super) struct Pinning {
 }
 
 struct Activation {
-    object: ObjectId,
+    name: KeyName,
+    version: KeyVersion,
     governed_by: Option<Name>,
     policy: Digest,
 }
@@ -35,7 +35,12 @@ pub(super) fn check(bytes: &[u8], rows: &[KeyRow]) -> Result<Pinning, AdminError
     let mut activate = |name: KeyName, key: &PublicKey, governed_by: Option<&Name>, policy: Digest| match find(
         rows, &name, key,
     ) {
-        Ok(row) => keys.push(Activation { object: row.object, governed_by: governed_by.cloned(), policy }),
+        Ok(row) => keys.push(Activation {
+            name: row.name.clone(),
+            version: row.version,
+            governed_by: governed_by.cloned(),
+            policy,
+        }),
         Err(why) => foreign.push(format!("{name} is `{}` there, and {why}", key.thumbprint())),
     };
     for contract in genesis.contracts() {
@@ -51,7 +56,7 @@ pub(super) fn check(bytes: &[u8], rows: &[KeyRow]) -> Result<Pinning, AdminError
     if !foreign.is_empty() {
         return Err(AdminError::ForeignKeys(foreign));
     }
-    let is_used = |row: &&KeyRow| keys.iter().any(|key| key.object == row.object);
+    let is_used = |row: &&KeyRow| keys.iter().any(|key| key.name == row.name && key.version == row.version);
     let unused = rows.iter().filter(|row| !is_used(row)).map(|row| row.name.to_string()).collect();
     Ok(Pinning { genesis, keys, unused })
 }
@@ -83,7 +88,7 @@ impl Pinning {
     pub(super) fn write(&self, batch: &mut Batch<'_>, at: UnixMillis, by: Integer) -> Result<(), StoreError> {
         batch.insert_genesis(self.genesis.bytes(), at)?;
         for key in &self.keys {
-            batch.activate_key(key.object, key.governed_by.as_ref(), &key.policy, at)?;
+            batch.activate_key(&key.name, key.version, key.governed_by.as_ref(), &key.policy, at)?;
         }
         batch.append(&Entry::Pinned { at, by, deployment: self.genesis.id() }).map(drop)
     }

@@ -33,7 +33,14 @@ pub enum Entry {
     /// The daemon starts.
     Started { at: UnixMillis, epoch: Integer, program: String },
     /// A key was generated.
-    KeyCreated { at: UnixMillis, by: Integer, key: LoggedKey, object: Bytes, public_key: PublicKey },
+    KeyCreated {
+        at: UnixMillis,
+        by: Integer,
+        key: LoggedKey,
+        device: Name,
+        object: Bytes,
+        public_key: PublicKey,
+    },
     /// Genesis was pinned, and its keys activated.
     Pinned { at: UnixMillis, by: Integer, deployment: DeploymentId },
     /// A key's state was changed; `by` is the user, and absent if the KMS did it by itself.

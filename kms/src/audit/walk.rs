@@ -6,10 +6,10 @@ use assent_consensus::digest::Digest;
 use assent_consensus::json;
 use assent_consensus::jwk::PublicKey;
 use assent_consensus::message::DeploymentId;
+use assent_consensus::name::Name;
 use serde::Serialize;
 
 use super::{Entry, LoggedKey, next_head};
-use crate::device::ObjectId;
 use crate::store::{KeyRow, Store, StoreError};
 
 /// What a whole log says.
@@ -88,6 +88,7 @@ struct Walk {
 
 struct KnownKey {
     key: LoggedKey,
+    device: Name,
     object: Vec<u8>,
     public_key: PublicKey,
     state: String,
@@ -116,9 +117,9 @@ impl Walk {
 
     fn take(&mut self, number: u64, entry: Entry) -> Result<(), String> {
         match entry {
-            Entry::KeyCreated { key, object, public_key, .. } => {
+            Entry::KeyCreated { key, device, object, public_key, .. } => {
                 let state = "pre-activation".to_owned();
-                self.keys.push(KnownKey { key, object: object.0, public_key, state });
+                self.keys.push(KnownKey { key, device, object: object.0, public_key, state });
             }
             Entry::Pinned { deployment, .. } if self.deployment.is_none() => {
                 self.deployment = Some(deployment)
@@ -173,8 +174,8 @@ impl Walk {
         for known in &self.keys {
             let row = rows.iter().find(|row| LoggedKey::new(&row.name, row.version) == known.key);
             let is_same = |row: &KeyRow| {
-                let ObjectId(object) = row.object;
-                object.as_slice() == known.object && row.public_key == known.public_key
+                let is_there = row.device == known.device && row.object.as_bytes() == known.object;
+                is_there && row.public_key == known.public_key
             };
             match row {
                 Some(row) if is_same(row) && self.fits(row, &known.state) => {}

@@ -10,7 +10,6 @@ use super::screen::{Failure, Screen};
 use crate::audit::{self, Bound, Format};
 use crate::config::Config;
 use crate::daemon;
-use crate::pin::PinSource;
 use crate::store::{self, Store};
 
 pub(super) fn init(config: &Config, path: &Path, screen: &Screen) -> Result<(), Failure> {
@@ -38,8 +37,10 @@ pub(super) fn serve(config: Config) -> Result<(), Failure> {
 
 pub(super) fn retry_pin(config: &Config, screen: &Screen) -> Result<(), Failure> {
     store::check_directory(&config.state_directory)?;
-    let pin = PinSource::new(config.device.pin_file.as_deref(), &config.state_directory)?;
-    let was_marked = pin.retry()?;
+    let mut was_marked = false;
+    for device in &config.devices {
+        was_marked |= daemon::pin(config, device)?.retry()?;
+    }
     screen.show(&serde_json::json!({ "was_marked": was_marked }), |_| {
         vec![match was_marked {
             true => "the PIN will be tried once more".into(),

@@ -75,6 +75,9 @@ enum KeyCommand {
     Create {
         #[command(flatten)]
         key: KeyArgs,
+        /// The device that is to make it, if not the first one of the configuration
+        #[arg(long, value_name = "NAME")]
+        device: Option<Name>,
         /// Write the JWK into this file, which must not be there
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
@@ -175,8 +178,8 @@ fn run(command: Command, config: Config, path: &Path, screen: &Screen) -> Result
         Command::Voter(VoterCommand::Suspend { thumbprint }) => {
             remote::suspend_voter(&config, thumbprint, screen)
         }
-        Command::Key(KeyCommand::Create { key, out }) => {
-            remote::create_key(&config, key.name()?, out.as_deref(), screen)
+        Command::Key(KeyCommand::Create { key, device, out }) => {
+            remote::create_key(&config, key.name()?, device, out.as_deref(), screen)
         }
         Command::Key(KeyCommand::List) => remote::list_keys(&config, screen),
         Command::Key(KeyCommand::Compromised { key, version }) => {

@@ -7,6 +7,7 @@ use std::path::Path;
 use assent_consensus::genesis::GENESIS_LIMIT;
 use assent_consensus::jwk::Thumbprint;
 use assent_consensus::message::{KeyVersion, RequestId};
+use assent_consensus::name::Name;
 use axum::http::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -20,12 +21,13 @@ use crate::signing::KeyName;
 pub(super) fn create_key(
     config: &Config,
     name: KeyName,
+    device: Option<Name>,
     out: Option<&Path>,
     screen: &Screen,
 ) -> Result<(), Failure> {
     // Before a key is made whose JWK could not be written.
     let file = out.map(new_file).transpose()?;
-    let made = post::<_, KeyView>(config, "/v1/keys", &NamedKey::new(&name, None));
+    let made = post::<_, KeyView>(config, "/v1/keys", &NamedKey::on(&name, device));
     let (Ok(view), Some((mut file, path))) = (&made, file) else {
         if made.is_err()
             && let Some(path) = out
@@ -72,8 +74,8 @@ fn line(key: &KeyView) -> String {
         (_, Some(name)) => ("key", name.as_str()),
         _ => ("?", "?"),
     };
-    let KeyView { version, state, thumbprint, object, .. } = key;
-    format!("{kind:8}  {name:24}  version {version}  {state:14}  {thumbprint}  CKA_ID {object}")
+    let KeyView { version, state, thumbprint, device, object, .. } = key;
+    format!("{kind:8}  {name:24}  version {version}  {state:14}  {thumbprint}  on {device}, CKA_ID {object}")
 }
 
 pub(super) fn change_key(

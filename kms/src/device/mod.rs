@@ -5,6 +5,7 @@
 //!    └─ Pool: as many worker threads as there are sessions, a bounded queue in front
 //! ```
 
+mod devices;
 pub mod pkcs11;
 mod pool;
 pub mod yubihsm;
@@ -15,15 +16,59 @@ use assent_consensus::digest::Digest;
 use assent_consensus::encoding;
 use assent_consensus::jwk::{PublicKey, Signature};
 
+pub use devices::Devices;
 pub use pool::{POOL_QUEUE, Pool};
 
-/// Names a key pair within a device: CKA_ID, 16 random bytes.
+/// The most bytes of an [`ObjectId`].
+pub const OBJECT_ID_LIMIT: usize = 64;
+
+/// Names a key pair within a device, in 1 to [`OBJECT_ID_LIMIT`] bytes: its CKA_ID, 16 random bytes if it was generated
+/// here; or whatever its driver puts in place of one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ObjectId(pub [u8; 16]);
+pub struct ObjectId {
+    /// Those beyond `length` are 0.
+    bytes: [u8; OBJECT_ID_LIMIT],
+    length: u8,
+}
+
+impl ObjectId {
+    /// Nothing for no bytes, and for too many.
+    pub fn new(name: &[u8]) -> Option<ObjectId> {
+        let length = u8::try_from(name.len()).ok().filter(|length| *length > 0)?;
+        let mut bytes = [0; OBJECT_ID_LIMIT];
+        bytes.get_mut(..name.len())?.copy_from_slice(name);
+        Some(ObjectId { bytes, length })
+    }
+
+    /// 16 random bytes.
+    ///
+    /// # Errors
+    /// [`DeviceError::Failed`], if the system has none.
+    pub fn random() -> Result<ObjectId, DeviceError> {
+        let mut name = [0; 16];
+        getrandom::fill(&mut name)
+            .map_err(|error| DeviceError::Failed(format!("the system has no random bytes: {error}")))?;
+        Ok(ObjectId::from(name))
+    }
+
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+}
+
+impl<const N: usize> From<[u8; N]> for ObjectId {
+    fn from(name: [u8; N]) -> ObjectId {
+        const { assert!(0 < N && N <= OBJECT_ID_LIMIT) };
+        let mut bytes = [0; OBJECT_ID_LIMIT];
+        bytes[..N].copy_from_slice(&name);
+        ObjectId { bytes, length: N as u8 }
+    }
+}
 
 impl fmt::Display for ObjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        self.as_bytes().iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::audit::{Entry, LoggedKey, shortened};
-use crate::device::{DeviceError, ObjectId, Pool};
+use crate::device::{DeviceError, Devices};
 use crate::pins::{KeyState, Pins};
 use crate::store::{KeyRow, Store, StoreError, Writer};
 
@@ -211,7 +211,7 @@ impl From<StoreError> for SigningError {
 pub struct Signing {
     pins: Pins,
     writer: Arc<Writer>,
-    pool: Arc<Pool>,
+    devices: Arc<Devices>,
     /// For questions only; one at a time, each a few page reads.
     reader: Mutex<Store>,
     /// So that no duty is signed twice at once.
@@ -234,12 +234,18 @@ pub struct EpochBell {
 pub type Clock = Arc<dyn Fn() -> UnixMillis + Send + Sync>;
 
 impl Signing {
-    /// A service over one file and one device.
-    pub fn new(pins: Pins, writer: Arc<Writer>, reader: Store, pool: Arc<Pool>, clock: Clock) -> Signing {
+    /// A service over one file and its devices.
+    pub fn new(
+        pins: Pins,
+        writer: Arc<Writer>,
+        reader: Store,
+        devices: Arc<Devices>,
+        clock: Clock,
+    ) -> Signing {
         Signing {
             pins,
             writer,
-            pool,
+            devices,
             reader: Mutex::new(reader),
             turns: Turns::default(),
             refusals: Mutex::default(),
@@ -281,11 +287,12 @@ impl Signing {
         // Again: a person may have said meanwhile that the key is compromised.
         let key = self.usable_key(&order)?;
         let digest = order.to_sign.digest();
-        let signature = match self.pool.sign(key.object, key.public_key.clone(), digest).await {
-            Ok(signature) => signature,
-            Err(DeviceError::WrongSignature) => return Err(self.suspend(&key, order.key).await),
-            Err(error) => return Err(error.into()),
-        };
+        let signature =
+            match self.devices.get(&key.device)?.sign(key.object, key.public_key.clone(), digest).await {
+                Ok(signature) => signature,
+                Err(DeviceError::WrongSignature) => return Err(self.suspend(&key, order.key).await),
+                Err(error) => return Err(error.into()),
+            };
         let count = self.signatures.fetch_add(1, Ordering::Relaxed) + 1;
         if let Some(epoch) = self.epoch.as_ref().filter(|epoch| count.is_multiple_of(epoch.every)) {
             // One that is full will be heard anyway.
@@ -340,8 +347,8 @@ impl Signing {
     async fn suspend(&self, key: &KeyRow, name: KeyName) -> SigningError {
         tracing::error!(alarm = true, key = %name, "the device gave a wrong signature: the key is suspended");
         let change = KeyChange {
-            object: key.object,
-            key: LoggedKey::new(&name, key.version),
+            name: name.clone(),
+            version: key.version,
             from: key.state,
             to: KeyState::Suspended,
             by: None,
@@ -356,8 +363,8 @@ impl Signing {
 
 /// A change of a key's state, with its entry in the log.
 pub(crate) struct KeyChange {
-    pub object: ObjectId,
-    pub key: LoggedKey,
+    pub name: KeyName,
+    pub version: KeyVersion,
     pub from: KeyState,
     pub to: KeyState,
     pub by: Option<Integer>,
@@ -366,19 +373,20 @@ pub(crate) struct KeyChange {
 
 impl KeyChange {
     pub(crate) async fn write(self, writer: &Writer, pins: &Pins, at: UnixMillis) -> Result<(), StoreError> {
-        let object = self.object;
+        let KeyChange { name, version, from, to, by, why } = self;
         // At once, in memory first: what is suspended or compromised signs nothing even if that cannot be written.
-        pins.set_key_state(object, self.to);
-        let KeyChange { key, from, to, by, why, .. } = self;
+        pins.set_key_state(&name, version, to);
+        let key = LoggedKey::new(&name, version);
+        let changed = name.clone();
         let entry = Entry::KeyState { at, by, key, from: from.to_string(), to: to.to_string(), why };
         writer
             .write(move |batch| {
-                batch.set_key_state(object, to, at)?;
+                batch.set_key_state(&changed, version, to, at)?;
                 batch.append(&entry).map(drop)
             })
             .await?;
         // Once more: the pins may have been read from the file meanwhile.
-        pins.set_key_state(object, to);
+        pins.set_key_state(&name, version, to);
         Ok(())
     }
 }

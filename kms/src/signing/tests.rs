@@ -189,7 +189,7 @@ async fn the_epoch_bell_rings_after_every_so_many_signatures() {
         kms.pins.clone(),
         kms.writer.clone(),
         kms.store(),
-        kms.pool.clone(),
+        kms.devices.clone(),
         Arc::new(|| UnixMillis::new(1)),
     )
     .with_epoch_bell(EpochBell { every: 3, bell });

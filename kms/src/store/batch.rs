@@ -23,6 +23,8 @@ pub struct Batch<'s> {
 /// A key pair that was generated.
 #[derive(Clone, Debug)]
 pub struct NewKey {
+    /// The device that holds it.
+    pub device: Name,
     /// The key pair on the device.
     pub object: ObjectId,
     /// Its name.
@@ -108,15 +110,23 @@ impl Batch<'_> {
         let version = integer(key.version.0.get());
         let (point, created) = (key.public_key.point(), integer(key.created.get()));
         let state = KeyState::PreActivation.as_str();
-        self.run(sql::INSERT_KEY, (key.object.0, kind, name.as_str(), version, point, state, created))
+        let (device, object) = (key.device.as_str(), key.object.as_bytes());
+        self.run(sql::INSERT_KEY, (device, object, kind, name.as_str(), version, point, state, created))
     }
 
     /// Changes a key's state.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub fn set_key_state(&self, object: ObjectId, state: KeyState, at: UnixMillis) -> Result<(), StoreError> {
-        self.run(sql::SET_KEY_STATE, (object.0, state.as_str(), integer(at.get())))
+    pub fn set_key_state(
+        &self,
+        name: &KeyName,
+        version: KeyVersion,
+        state: KeyState,
+        at: UnixMillis,
+    ) -> Result<(), StoreError> {
+        let ((kind, name), version) = (key_columns(name), integer(version.0.get()));
+        self.run(sql::SET_KEY_STATE, (kind, name.as_str(), version, state.as_str(), integer(at.get())))
     }
 
     /// Activates a key: by whom it is governed, and the policy that decides on it.
@@ -125,13 +135,16 @@ impl Batch<'_> {
     /// [`StoreError`]
     pub fn activate_key(
         &self,
-        object: ObjectId,
+        name: &KeyName,
+        version: KeyVersion,
         governed_by: Option<&Name>,
         policy: &Digest,
         at: UnixMillis,
     ) -> Result<(), StoreError> {
         let (state, governor) = (KeyState::Active.as_str(), governed_by.map(Name::as_str));
-        self.run(sql::ACTIVATE_KEY, (object.0, state, governor, policy.as_bytes(), integer(at.get())))
+        let ((kind, name), version, at) = (key_columns(name), integer(version.0.get()), integer(at.get()));
+        let name = name.as_str();
+        self.run(sql::ACTIVATE_KEY, (kind, name, version, state, governor, policy.as_bytes(), at))
     }
 
     /// Puts genesis into the file, where there is none.

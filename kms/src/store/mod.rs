@@ -65,6 +65,8 @@ pub struct Identity {
 /// One row of the key table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRow {
+    /// The device that holds it.
+    pub device: Name,
     /// The key pair on the device.
     pub object: ObjectId,
     /// Its name.
@@ -321,7 +323,8 @@ impl Store {
         let name: Name = text(2)?.parse().map_err(|_| wrong("name"))?;
         let governed_by = self.sql(row.get::<_, Option<String>>(6))?;
         Ok(KeyRow {
-            object: ObjectId(self.sql(row.get(0))?),
+            device: text(9)?.parse().map_err(|_| wrong("device"))?,
+            object: ObjectId::new(&self.sql(row.get::<_, Vec<u8>>(0))?).ok_or_else(|| wrong("object"))?,
             name: match text(1)?.as_str() {
                 "contract" => KeyName::Contract(name),
                 _ => KeyName::Operational(name),

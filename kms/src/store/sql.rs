@@ -14,7 +14,8 @@ CREATE TABLE kms (
 ) STRICT;
 -- Keys that the device holds. Rows are never deleted.
 CREATE TABLE key (
-    object      BLOB PRIMARY KEY CHECK (length(object) = 16),
+    device      TEXT NOT NULL,
+    object      BLOB NOT NULL CHECK (length(object) BETWEEN 1 AND 64),
     kind        TEXT NOT NULL CHECK (kind IN ('contract', 'key')),
     name        TEXT NOT NULL,
     version     INTEGER NOT NULL,
@@ -25,7 +26,8 @@ CREATE TABLE key (
     created     INTEGER NOT NULL,
     activated   INTEGER,
     changed     INTEGER NOT NULL,
-    UNIQUE (kind, name, version)
+    PRIMARY KEY (kind, name, version),
+    UNIQUE (device, object)
 ) STRICT;
 CREATE TABLE genesis (
     one    INTEGER PRIMARY KEY CHECK (one = 1),
@@ -65,13 +67,15 @@ pub(crate) const SET_PENDING: &str = "UPDATE kms SET pending = ?1 WHERE one = 1"
 pub(crate) const SET_EPOCH: &str = "UPDATE kms SET epoch = ?1, pending = NULL WHERE one = 1";
 
 pub(crate) const KEYS: &str =
-    "SELECT object, kind, name, version, point, state, governed_by, created, activated
+    "SELECT object, kind, name, version, point, state, governed_by, created, activated, device
     FROM key ORDER BY kind, name, version";
 pub(crate) const INSERT_KEY: &str = "INSERT INTO key
-    (object, kind, name, version, point, state, created, changed) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7)";
-pub(crate) const SET_KEY_STATE: &str = "UPDATE key SET state = ?2, changed = ?3 WHERE object = ?1";
+    (device, object, kind, name, version, point, state, created, changed) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8)";
+pub(crate) const SET_KEY_STATE: &str = "UPDATE key SET state = ?4, changed = ?5
+    WHERE kind = ?1 AND name = ?2 AND version = ?3";
 pub(crate) const ACTIVATE_KEY: &str = "UPDATE key
-    SET state = ?2, governed_by = ?3, policy = ?4, activated = ?5, changed = ?5 WHERE object = ?1";
+    SET state = ?4, governed_by = ?5, policy = ?6, activated = ?7, changed = ?7
+    WHERE kind = ?1 AND name = ?2 AND version = ?3";
 
 pub(crate) const GENESIS: &str = "SELECT bytes FROM genesis WHERE one = 1";
 pub(crate) const INSERT_GENESIS: &str = "INSERT INTO genesis (one, bytes, pinned) VALUES (1, ?1, ?2)";

@@ -41,7 +41,7 @@ impl Home {
     pub fn configure(&self, module: &Path, token: &str, pin: &Path, more: &str) {
         let text = format!(
             "state_directory = \"state\"\nsocket = \"kms.sock\"\nadmin_socket = \"admin.sock\"\n{more}\
-             [device]\ndriver = \"pkcs11\"\nmodule = {module:?}\ntoken = \"{token}\"\npin_file = {pin:?}\nsessions = 2\n"
+             [[device]]\nname = \"main\"\ndriver = \"pkcs11\"\nmodule = {module:?}\ntoken = \"{token}\"\npin_file = {pin:?}\nsessions = 2\n"
         );
         fs::write(self.path("kms.toml"), text).expect("writable");
     }

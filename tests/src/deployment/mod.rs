@@ -288,7 +288,7 @@ fn toml_line(key: &assent_consensus::jwk::PublicKey) -> Result<String> {
 fn kms_toml(token: &SoftHsmToken) -> String {
     format!(
         "state_directory = \"kms\"\nsocket = \"kms.sock\"\nadmin_socket = \"kms-admin.sock\"\n\n\
-         [device]\ndriver = \"pkcs11\"\nmodule = {:?}\ntoken = \"{}\"\npin_file = {:?}\nsessions = 4\n",
+         [[device]]\nname = \"main\"\ndriver = \"pkcs11\"\nmodule = {:?}\ntoken = \"{}\"\npin_file = {:?}\nsessions = 4\n",
         token.module(),
         token.uri(),
         token.pin_file()

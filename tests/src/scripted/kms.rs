@@ -49,7 +49,7 @@ impl Kms {
         let token = SoftHsmToken::create("scripted")?;
         let home = tempfile::Builder::new().prefix("assent-kms-").tempdir()?;
         let config = format!(
-            "state_directory = \"state\"\nsocket = \"kms.sock\"\nadmin_socket = \"admin.sock\"\n\n[device]\n\
+            "state_directory = \"state\"\nsocket = \"kms.sock\"\nadmin_socket = \"admin.sock\"\n\n[[device]]\nname = \"main\"\n\
              driver = \"pkcs11\"\nmodule = \"{}\"\ntoken = \"{}\"\npin_file = \"{}\"\nsessions = 8\n",
             token.module().display(),
             token.uri(),

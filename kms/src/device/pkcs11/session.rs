@@ -73,7 +73,7 @@ impl Pkcs11Device {
     }
 
     fn pair(&self, class: ObjectClass, object: ObjectId) -> Result<Vec<ObjectHandle>, DeviceError> {
-        self.find(&[Attribute::Class(class), Attribute::Id(object.0.to_vec())])
+        self.find(&[Attribute::Class(class), Attribute::Id(object.as_bytes().to_vec())])
     }
 
     fn private(&mut self, object: ObjectId) -> Result<ObjectHandle, DeviceError> {
@@ -114,7 +114,7 @@ impl Pkcs11Device {
         let wanted = [AttributeType::Id, AttributeType::Label];
         for attribute in self.session()?.get_attributes(key, &wanted).map_err(from_call)? {
             match attribute {
-                Attribute::Id(bytes) => id = bytes.try_into().ok().map(ObjectId),
+                Attribute::Id(bytes) => id = ObjectId::new(&bytes),
                 Attribute::Label(bytes) => label = String::from_utf8_lossy(&bytes).into_owned(),
                 _ => {}
             }
@@ -179,11 +179,9 @@ impl Device for Pkcs11Device {
     }
 
     fn generate(&mut self, label: &str) -> Result<(ObjectId, PublicKey), DeviceError> {
-        let mut id = [0; 16];
-        getrandom::fill(&mut id)
-            .map_err(|error| DeviceError::Failed(format!("the system has no random bytes: {error}")))?;
-        let object = ObjectId(id);
-        let named = [Attribute::Token(true), Attribute::Label(label.into()), Attribute::Id(id.to_vec())];
+        let object = ObjectId::random()?;
+        let id = object.as_bytes().to_vec();
+        let named = [Attribute::Token(true), Attribute::Label(label.into()), Attribute::Id(id)];
         let public = [Attribute::EcParams(P256_PARAMETERS.to_vec()), Attribute::Verify(true)];
         let private = [
             Attribute::Private(true),

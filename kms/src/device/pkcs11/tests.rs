@@ -8,7 +8,8 @@ use super::*;
 use crate::device::EpochMark;
 
 fn driver(token: &SoftHsmToken) -> Pkcs11Driver {
-    let pin = PinSource::new(Some(token.pin_file()), token.directory()).expect("a file");
+    let pin = PinSource::new(&"main".parse().expect("a name"), Some(token.pin_file()), token.directory())
+        .expect("a file");
     Pkcs11Driver::new(token.module(), &token.uri(), pin).expect("a good URI")
 }
 

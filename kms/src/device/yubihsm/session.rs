@@ -40,16 +40,13 @@ pub struct YubiHsmDevice {
     own: Option<object::Info>,
 }
 
-/// The device's number of an object: its first two bytes, and nothing else.
+/// The device's number of an object: two bytes.
 pub(super) fn number(object: &ObjectId) -> Option<u16> {
-    let (number, rest) = object.0.split_first_chunk::<2>()?;
-    rest.iter().all(|byte| *byte == 0).then_some(u16::from_be_bytes(*number))
+    object.as_bytes().try_into().ok().map(u16::from_be_bytes)
 }
 
 fn object_id(number: u16) -> ObjectId {
-    let mut bytes = [0; 16];
-    bytes[..2].copy_from_slice(&number.to_be_bytes());
-    ObjectId(bytes)
+    ObjectId::from(number.to_be_bytes())
 }
 
 impl YubiHsmDevice {
