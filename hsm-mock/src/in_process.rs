@@ -2,9 +2,13 @@
 
 use std::process::Command;
 
-use crate::SoftHsmToken;
+use assent_fault_module::SCRIPT_VARIABLE;
 
-/// Runs a test's body in a process of its own whose `SOFTHSM2_CONF` is a fresh token's.
+use crate::SoftHsmToken;
+use crate::fault_module::SCRIPT_FILE;
+
+/// Runs a test's body in a process of its own whose `SOFTHSM2_CONF` is a fresh token's, and whose
+/// fault-injecting module, if it loads that, reads the script in the token's directory.
 ///
 /// A process cannot change its own environment safely, and SoftHSM reads it just once. So the test
 /// makes the token, starts its own executable again for this one test, and only there runs the body;
@@ -49,6 +53,7 @@ pub fn run_with_token(label: &str, here: &str, body: impl FnOnce(&SoftHsmToken))
     let status = Command::new(executable)
         .args(["--exact", &test, "--nocapture", "--include-ignored"])
         .env("SOFTHSM2_CONF", token.config())
+        .env(SCRIPT_VARIABLE, token.directory().join(SCRIPT_FILE))
         .env(TEST_VARIABLE, &test)
         .env(DIRECTORY_VARIABLE, token.directory())
         .env(SERIAL_VARIABLE, token.serial())

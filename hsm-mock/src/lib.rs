@@ -1,4 +1,4 @@
-//! Throw-away SoftHSM tokens for tests and trial runs.
+//! Throw-away SoftHSM tokens, and devices that fail, for tests and trial runs.
 //!
 //! ```text
 //! SoftHsmToken ── directory (0700, on tmpfs when there is one; removed on drop)
@@ -25,14 +25,20 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! [`FaultModule`] stands before a real module, and by a script fails, delays, hangs, or has the peculiarities of other
+//! makers' devices.
+//!
 //! A test that loads the module into its own process uses [`with_token!`](crate::with_token), which
 //! runs that one test again in a child process whose environment is right.
 
+mod fault_module;
 mod in_process;
 mod module;
 mod soft_hsm;
 mod softhsm2_util;
 
+pub use assent_fault_module::{Fault, GOOGLE_ALGORITHM, Latency, Vendor, What, code_name, code_of};
+pub use fault_module::{Call, FaultModule, FaultModuleError};
 #[doc(hidden)]
 pub use in_process::run_with_token;
 pub use module::find_module;
