@@ -7,6 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,6 +33,9 @@ use crate::scripted::{Key, Kms, name};
 const MESSAGES: usize = 256;
 /// As long as an intent is.
 const RECORD_BYTES: usize = 1_200;
+/// How long the file is, in bytes: written out once, and then written over from its beginning whenever its end is reached,
+/// so that no append waits for the file system to note a new length.
+const FILE_BYTES: usize = 16 << 20;
 /// The object identifier of P-256 in DER.
 const P256: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 
@@ -90,11 +94,12 @@ impl Drop for BareLoop {
 pub fn run(module: &Path, pin_file: &Path, serial: &str, home: &Path) -> Result<()> {
     let token = Token::open(module, pin_file, serial)?;
     let messages = Messages::new()?;
+    let log = SharedLog::new(&home.join("bare-loop.log"))?;
     for line in io::stdin().lock().lines() {
         let line = line?;
         let numbers: Vec<usize> = line.split(' ').map(str::parse).collect::<Result<_, _>>()?;
         let [callers, verifications, operations] = numbers[..] else { break };
-        println!("{}", measure(&token, &messages, home, callers, verifications, operations)?);
+        println!("{}", measure(&token, &messages, &log, callers, verifications, operations)?);
     }
     Ok(())
 }
@@ -102,15 +107,14 @@ pub fn run(module: &Path, pin_file: &Path, serial: &str, home: &Path) -> Result<
 fn measure(
     token: &Token,
     messages: &Messages,
-    home: &Path,
+    log: &SharedLog,
     callers: usize,
     verifications: usize,
     operations: usize,
 ) -> Result<f64> {
-    let log = SharedLog::new(&home.join("bare-loop.log"))?;
     let sessions: Vec<Session> = (0..callers).map(|_| token.session()).collect::<Result<_>>()?;
     let next = AtomicUsize::new(0);
-    let (log, next, key) = (&log, &next, token.key);
+    let (next, key) = (&next, token.key);
     let begin = Instant::now();
     thread::scope(|scope| {
         let work = |session: Session| -> Result<()> {
@@ -195,7 +199,8 @@ impl Messages {
     }
 }
 
-/// An append-only file: who comes while it is being synchronised shares the next `fdatasync` with all who wait.
+/// A file that is written from its beginning to its end, again and again: who comes while it is being synchronised shares
+/// the next `fdatasync` with all who wait.
 struct SharedLog {
     file: File,
     state: Mutex<LogState>,
@@ -205,6 +210,8 @@ struct SharedLog {
 #[derive(Default)]
 struct LogState {
     pending: Vec<u8>,
+    /// Where in the file the next record goes.
+    place: usize,
     /// How many records were handed over.
     appended: u64,
     /// How many of them are on disk.
@@ -215,7 +222,9 @@ struct LogState {
 
 impl SharedLog {
     fn new(path: &Path) -> Result<SharedLog> {
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        let mut file = OpenOptions::new().create(true).truncate(true).write(true).open(path)?;
+        file.write_all(&vec![0; FILE_BYTES])?;
+        file.sync_all()?;
         Ok(SharedLog { file, state: Mutex::default(), synced: Condvar::new() })
     }
 
@@ -231,8 +240,10 @@ impl SharedLog {
             }
             state.writing = true;
             let (pending, last) = (std::mem::take(&mut state.pending), state.appended);
+            let place = if state.place + pending.len() > FILE_BYTES { 0 } else { state.place };
+            state.place = place + pending.len();
             drop(state);
-            let written = (&self.file).write_all(&pending).and_then(|()| self.file.sync_data());
+            let written = self.file.write_all_at(&pending, place as u64).and_then(|()| self.file.sync_data());
             state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             state.writing = false;
             self.synced.notify_all();
