@@ -217,7 +217,7 @@ fn check_devices(table: &DeTable<'_>) -> Result<(), (usize, String)> {
     if devices.is_empty() || devices.len() > DEVICES_LIMIT {
         return Err((key.span().start, format!("there must be from 1 to {DEVICES_LIMIT} devices")));
     }
-    let mut names = BTreeSet::new();
+    let (mut names, mut tokens) = (BTreeSet::new(), BTreeSet::new());
     for device in devices.iter() {
         let place = device.span().start;
         let device = device.get_ref().as_table().ok_or_else(not_tables)?;
@@ -233,6 +233,12 @@ fn check_devices(table: &DeTable<'_>) -> Result<(), (usize, String)> {
             && !names.insert(name.get_ref().as_str())
         {
             return Err((name.span().start, "another device has this name already".into()));
+        }
+        // A wrong PIN would be tried once for each.
+        if let Some(token) = device.get("token")
+            && !tokens.insert(token.get_ref().as_str())
+        {
+            return Err((token.span().start, "another device is this token already".into()));
         }
     }
     Ok(())
@@ -318,6 +324,13 @@ mod tests {
             (
                 format!("{SMALLEST}{}", &SMALLEST[SMALLEST.find("[[").expect("a device")..]),
                 "line 11, column 8",
+            ),
+            (
+                format!(
+                    "{SMALLEST}{}",
+                    SMALLEST[SMALLEST.find("[[").expect("a device")..].replace("'main'", "'other'")
+                ),
+                "line 14, column 9: another device is this token already",
             ),
             (SMALLEST.replace("/run/b.sock", "a.sock"), "must be two sockets"),
             (SMALLEST.replace("socket = 'a.sock'\n", ""), "socket"),

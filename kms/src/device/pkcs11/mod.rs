@@ -4,8 +4,9 @@ mod session;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use assent_consensus::token_uri::{KeyUri, TokenDescription};
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
@@ -26,6 +27,9 @@ pub struct Pkcs11Driver {
     pin: PinSource,
     module: Arc<Mutex<Module>>,
 }
+
+/// The modules of this process by path: two devices of one module share its initialisation.
+static MODULES: LazyLock<Mutex<HashMap<PathBuf, Arc<Mutex<Module>>>>> = LazyLock::new(Mutex::default);
 
 /// The loaded module. The lock is held while a session is opened or closed, so that no session outlives the module's
 /// initialisation: a stale session could sign with the number of a new one.
@@ -52,7 +56,7 @@ impl Pkcs11Driver {
                     .into(),
             ));
         }
-        Ok(Pkcs11Driver { path: path.into(), uri, pin, module: Arc::default() })
+        Ok(Pkcs11Driver { path: path.into(), uri, pin, module: Module::shared(path) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Module> {
@@ -174,6 +178,13 @@ impl Drop for Pkcs11Driver {
 }
 
 impl Module {
+    /// The one module at a path.
+    fn shared(path: &Path) -> Arc<Mutex<Module>> {
+        // One that is not there is told of when it is loaded.
+        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        MODULES.lock().unwrap_or_else(PoisonError::into_inner).entry(path).or_default().clone()
+    }
+
     fn start(&mut self, path: &Path) -> Result<Pkcs11, DeviceError> {
         let unusable = |why: String| {
             DeviceError::Setup(format!(

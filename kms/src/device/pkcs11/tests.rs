@@ -82,6 +82,23 @@ fn a_mark_replaces_the_one_before() {
 }
 
 #[test]
+fn the_sessions_of_one_token_outlive_a_driver_of_another_on_the_same_module() {
+    with_token!("first", |token| {
+        let second = token.add_token("second").expect("a second token");
+        let one = driver(token);
+        let mut device = one.connect().expect("the first token");
+        let (object, key) = device.generate("a key").expect("generated");
+        let pin =
+            PinSource::new(&"other".parse().expect("a name"), Some(token.pin_file()), token.directory());
+        let other = Pkcs11Driver::new(token.module(), &second, pin.expect("a file")).expect("a good URI");
+        drop(other.connect().expect("the second token"));
+        drop(other);
+        let digest = Digest::of(b"a");
+        key.verify_digest(&digest, &device.sign(object, &digest).expect("signed")).expect("right");
+    });
+}
+
+#[test]
 fn a_token_that_is_taken_out_is_gone_and_back_when_it_is_put_back() {
     with_token!("moving", |token| {
         let driver = driver(token);
