@@ -369,3 +369,37 @@ fn a_voter_or_a_request_is_named_before_it_is_suspended_or_released() {
     refused(&home.run(&["release", "sha256:00"]), 2, "64 lower-case hexadecimal digits");
     done(&home.run(&["audit", "verify"]));
 }
+
+#[test]
+fn a_device_that_is_added_later_holds_keys_and_is_missed_when_it_is_taken_away() {
+    let home = Home::made();
+    let kms = home.serve();
+    created(&home, "--key", "release");
+    assert_eq!(kms.stop(), Some(0));
+    let first = fs::read_to_string(home.path("kms.toml")).expect("there");
+    let second = home.token.add_token("second").unwrap_or_else(|error| panic!("{error}"));
+    let (module, pin) = (home.token.module(), home.token.pin_file());
+    let added = format!(
+        "[[device]]\nname = \"second\"\ndriver = \"pkcs11\"\nmodule = {module:?}\ntoken = \"{second}\"\npin_file = {pin:?}\n"
+    );
+    fs::write(home.path("kms.toml"), format!("{first}{added}")).expect("writable");
+
+    let kms = home.serve();
+    let view = home.json(&["key", "create", "--key", "backup", "--device", "second"]);
+    assert_eq!(view["device"], "second");
+    refused(&home.run(&["key", "create", "--key", "other", "--device", "third"]), 1, "no device `third`");
+    let devices = home.json(&["key", "list"]);
+    let devices: Vec<_> =
+        devices["keys"].as_array().expect("keys").iter().map(|key| key["device"].as_str()).collect();
+    assert_eq!(devices, [Some("second"), Some("main")]);
+    let doctor = home.json(&["doctor"]);
+    assert!(doctor["findings"].as_array().expect("a list").iter().all(|finding| finding["well"] == true));
+    assert_eq!(kms.stop(), Some(0));
+    assert_eq!(home.serve().stop(), Some(0));
+    done(&home.run(&["audit", "verify"]));
+
+    fs::write(home.path("kms.toml"), first).expect("writable");
+    let mut kms = home.serve();
+    kms.wait_for("the configuration does not have the device of this key");
+    refused(&home.run(&["doctor"]), 1, "something is wrong");
+}
