@@ -13,7 +13,7 @@ use super::{Figure, Report};
 use crate::scripted::case::{action_due, decision_due, recorded};
 use crate::scripted::{Decided, Deployment, Kms, Opened, Plan, now};
 
-const THREE: Plan = Plan {
+pub(super) const THREE: Plan = Plan {
     contract: "three",
     rule: "{ at_least = 3, of = \"all\" }",
     voters: 3,
@@ -159,12 +159,7 @@ impl Bench {
         duties: Vec<Duty>,
         rates: &mut Vec<Rates>,
     ) -> Result<Vec<DutyAnswer>> {
-        let mut connection = self.kms.connect()?;
-        self.deployment.know(connection.trusted()?);
-        // An empty batch has the newest headers verified, as they are once for all that is proven by them.
-        connection.perform(&self.deployment.batch(Vec::new()))?;
-        let bodies = duties.into_iter().map(|duty| serde_json::to_vec(&self.deployment.batch(vec![duty])));
-        let bodies = bodies.collect::<Result<Vec<Vec<u8>>, _>>()?;
+        let bodies = batches_of_one(&self.kms, &mut self.deployment, duties)?;
         let mut bare = || self.bare.measure(callers, checked + OWN, bodies.len());
         let send = || send_all(&self.kms.socket(), "/v1/duties", callers, &bodies);
         // Each goes first every other time.
@@ -183,6 +178,20 @@ impl Bench {
         });
         answers.collect()
     }
+}
+
+/// The bodies that ask for each duty in a batch of its own.
+pub(super) fn batches_of_one(
+    kms: &Kms,
+    deployment: &mut Deployment,
+    duties: Vec<Duty>,
+) -> Result<Vec<Vec<u8>>> {
+    let mut connection = kms.connect()?;
+    deployment.know(connection.trusted()?);
+    // An empty batch has the newest headers verified, as they are once for all that is proven by them.
+    connection.perform(&deployment.batch(Vec::new()))?;
+    let bodies = duties.into_iter().map(|duty| serde_json::to_vec(&deployment.batch(vec![duty])));
+    Ok(bodies.collect::<Result<_, _>>()?)
 }
 
 fn message(answer: DutyAnswer) -> Result<Jws> {

@@ -14,21 +14,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use assent_consensus::digest::Digest;
 use assent_consensus::duty::{DutyAnswer, DutyReport};
-use assent_consensus::subject::SignatureFormat;
 use prost::Message;
 use secrecy::ExposeSecret as _;
 
+use super::kms_sign::{THREE, batches_of_one};
 use super::load::send_all;
 use super::{Figure, Report};
-use crate::scripted::{Deployment, Kms, Plan};
+use crate::scripted::{Deployment, Kms};
 
-const PLAN: Plan = Plan {
-    contract: "three",
-    rule: "{ at_least = 3, of = \"all\" }",
-    voters: 3,
-    act_within: "7d",
-    key: Some(("release", SignatureFormat::Der)),
-};
 /// How many callers, and how much they ask for in one round.
 const LOADS: [(usize, usize); 3] = [(1, 500), (8, 2_000), (64, 4_000)];
 /// To be ahead.
@@ -43,7 +36,7 @@ const LOOK: Duration = Duration::from_millis(10);
 /// # Errors
 /// parsec-service is not there (`scripts/bench` builds it), or one of the two does not sign.
 pub fn run(report: Report, rounds: usize) -> Result<()> {
-    let (kms, mut deployment) = Kms::deploy(&[PLAN])?;
+    let (kms, mut deployment) = Kms::deploy(&[THREE])?;
     let parsec = Parsec::start(&kms)?;
     // What happens once, such as opening sessions, is not measured.
     let mut cases = 0;
@@ -76,14 +69,9 @@ fn vote_requests(
 ) -> Result<f64> {
     let names: Vec<String> = (0..count).map(|case| format!("case-{}", *cases + case)).collect();
     *cases += count;
-    let cases = deployment.cases(PLAN.contract, &names);
-    let duties: Vec<_> = cases.iter().map(|case| deployment.vote_request_duty(case)).collect();
-    let mut connection = kms.connect()?;
-    deployment.know(connection.trusted()?);
-    // An empty batch has the newest headers verified, as they are once for all that is proven by them.
-    connection.perform(&deployment.batch(Vec::new()))?;
-    let bodies = duties.into_iter().map(|duty| serde_json::to_vec(&deployment.batch(vec![duty])));
-    let bodies = bodies.collect::<Result<Vec<Vec<u8>>, _>>()?;
+    let cases = deployment.cases(THREE.contract, &names);
+    let duties = cases.iter().map(|case| deployment.vote_request_duty(case)).collect();
+    let bodies = batches_of_one(kms, deployment, duties)?;
     let (rate, answers) = send_all(&kms.socket(), "/v1/duties", callers, &bodies)?;
     for answer in answers {
         let report: DutyReport = serde_json::from_slice(&answer.body)?;
