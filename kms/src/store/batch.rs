@@ -64,6 +64,25 @@ impl Batch<'_> {
         Ok(head)
     }
 
+    /// Does `work` apart from what this transaction does besides: if it fails, nothing of it is left.
+    ///
+    /// # Errors
+    /// [`StoreError`], if the whole transaction is lost.
+    pub(super) fn apart<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, StoreError>,
+    ) -> Result<Result<T, StoreError>, StoreError> {
+        let head = self.head;
+        self.run(sql::SAVEPOINT, [])?;
+        let result = work(self);
+        if result.is_err() {
+            self.head = head;
+            self.run(sql::ROLLBACK_TO_SAVEPOINT, [])?;
+        }
+        self.run(sql::RELEASE_SAVEPOINT, [])?;
+        Ok(result)
+    }
+
     /// Records the intent to carry out an order, unless one is recorded for its duty; what is recorded.
     ///
     /// # Errors

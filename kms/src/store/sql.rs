@@ -99,4 +99,8 @@ pub(crate) const DUTIES: &str = "SELECT id, intent, result FROM duty ORDER BY in
 pub(crate) const INSERT_DUTY: &str = "INSERT INTO duty (id, intent, result) VALUES (?1, ?2, NULL)";
 pub(crate) const SET_RESULT: &str = "UPDATE duty SET result = ?2 WHERE id = ?1 AND result IS NULL";
 
+pub(crate) const SAVEPOINT: &str = "SAVEPOINT work";
+pub(crate) const RELEASE_SAVEPOINT: &str = "RELEASE work";
+pub(crate) const ROLLBACK_TO_SAVEPOINT: &str = "ROLLBACK TO work";
+
 pub(crate) const INTEGRITY: &str = "PRAGMA integrity_check(1)";

@@ -1,4 +1,5 @@
-//! The one thread that writes: all that waits goes into one transaction, so that many share one fsync.
+//! The one thread that writes: all that waits goes into one transaction, so that many share one fsync. Each piece of work
+//! has a savepoint of its own: one that fails leaves nothing of its own, and takes nothing from the others.
 
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
@@ -20,8 +21,8 @@ pub struct Writer {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Writes something, or fails: then nothing of the batch is written.
-type Work = Box<dyn FnOnce(&mut Batch<'_>) -> Result<Reply, StoreError> + Send>;
+/// Writes something, or tells its caller why nothing of it is written.
+type Work = Box<dyn FnOnce(Result<&mut Batch<'_>, StoreError>) -> Result<Reply, StoreError> + Send>;
 /// Told once whether the transaction is on disk.
 type Reply = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
@@ -78,7 +79,7 @@ impl Writer {
     ) -> Result<oneshot::Receiver<Result<T, StoreError>>, StoreError> {
         let (reply, answer) = oneshot::channel();
         // A caller who has gone needs no answer.
-        let work: Work = Box::new(move |batch| match work(batch) {
+        let work: Work = Box::new(move |batch| match batch.and_then(work) {
             Ok(value) => Ok(Box::new(move |committed: Result<(), StoreError>| {
                 let _ = reply.send(committed.map(|()| value));
             })),
@@ -108,16 +109,19 @@ fn write_all(store: &Store, mut receiver: mpsc::Receiver<Work>, pins: &Pins) {
     let mut waiting = Vec::with_capacity(BATCH_LIMIT);
     while receiver.blocking_recv_many(&mut waiting, BATCH_LIMIT) > 0 {
         let mut replies = Vec::with_capacity(waiting.len());
+        let mut works = waiting.drain(..);
         let result = match &stopped {
             Some(error) => Err(StoreError::clone(error)),
-            None => write_batch(store, waiting.drain(..), &mut replies, pins),
+            None => write_batch(store, &mut works, &mut replies, pins),
         };
-        // Work that was not begun gets no reply, and its caller an error, when it is dropped here.
-        waiting.clear();
         if let Err(error) = &result {
             tracing::error!(%error, "nothing was written");
             if matches!(error, StoreError::Stopped { .. }) {
                 stopped = Some(error.clone());
+            }
+            for work in works {
+                // It says the same to its caller.
+                let _ = work(Err(error.clone()));
             }
         }
         for reply in replies {
@@ -128,16 +132,19 @@ fn write_all(store: &Store, mut receiver: mpsc::Receiver<Work>, pins: &Pins) {
 
 fn write_batch(
     store: &Store,
-    works: impl Iterator<Item = Work>,
+    works: &mut impl Iterator<Item = Work>,
     replies: &mut Vec<Reply>,
     pins: &Pins,
 ) -> Result<(), StoreError> {
-    let transaction =
-        store.sql(Transaction::new_unchecked(&store.connection, TransactionBehavior::Immediate))?;
+    let begun = Transaction::new_unchecked(&store.connection, TransactionBehavior::Immediate);
+    let transaction = store.sql(begun)?;
     // From the file, not from memory: whatever failed before, the log goes on where its last durable entry is.
     let mut batch = Batch::new(store, store.head()?);
     for work in works {
-        replies.push(work(&mut batch)?);
+        match batch.apart(|batch| work(Ok(batch)))? {
+            Ok(reply) => replies.push(reply),
+            Err(error) => tracing::error!(%error, "a piece of work was not written"),
+        }
     }
     // After the work was taken: what an intent relies on was trusted before it was sent.
     let trusted = pins.unwritten_trusted();
@@ -167,3 +174,6 @@ fn after_commit(store: &Store, error: rusqlite::Error) -> StoreError {
 const FSYNC_FAILED: i32 = rusqlite::ffi::SQLITE_IOERR_FSYNC;
 /// `SQLITE_IOERR_DIR_FSYNC`
 const DIRECTORY_FSYNC_FAILED: i32 = rusqlite::ffi::SQLITE_IOERR_DIR_FSYNC;
+
+#[cfg(test)]
+mod tests;
