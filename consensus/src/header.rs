@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bundle::Signatures;
 use crate::digest::{Digest, Tuple};
 use crate::encoding::{self, Bytes};
 use crate::json::{self, Integer, JsonError};
@@ -254,6 +255,15 @@ impl Certificate {
     /// # Errors
     /// [`ProofError`]
     pub fn verify(&self, header: &SealedHeader, validators: &Validators) -> Result<(), ProofError> {
+        self.verify_with(header, validators, Signatures::from(&BTreeSet::new()))
+    }
+
+    fn verify_with(
+        &self,
+        header: &SealedHeader,
+        validators: &Validators,
+        known: Signatures<'_>,
+    ) -> Result<(), ProofError> {
         let Header { deployment, chain, height, .. } = header.header();
         if self.block != header.id() || self.height != *height {
             return Err(ProofError::OtherBlock);
@@ -266,7 +276,7 @@ impl Certificate {
             if !seen.insert(*kid) {
                 return Err(ProofError::Stranger(*kid));
             }
-            key.verify_digest(&digest, signature).map_err(|_| ProofError::BadSignature(*kid))?;
+            known.verify_digest(key, &digest, signature).map_err(|_| ProofError::BadSignature(*kid))?;
             found += power;
         }
         let total = validators.total();
@@ -304,9 +314,19 @@ impl Inclusion {
         deployment: DeploymentId,
         validators: &Validators,
     ) -> Result<SealedHeader, ProofError> {
+        self.verify_with(deployment, validators, Signatures::from(&BTreeSet::new()))
+    }
+
+    /// The same, with signatures some of which may be known already.
+    pub(crate) fn verify_with(
+        &self,
+        deployment: DeploymentId,
+        validators: &Validators,
+        known: Signatures<'_>,
+    ) -> Result<SealedHeader, ProofError> {
         let header = SealedHeader::parse(&self.header.0).map_err(ProofError::Header)?;
         check_ledger(&header, deployment, &self.chain)?;
-        self.certificate.verify(&header, validators)?;
+        self.certificate.verify_with(&header, validators, known)?;
         check_event(&header, &self.event, self.index, self.size, &self.path)?;
         Ok(header)
     }

@@ -322,6 +322,11 @@ impl<P: Payload> Signed<P> {
         Ok(Verified(self))
     }
 
+    /// This message, whose signature was verified before with the key that its header names.
+    pub(crate) fn verified_before(self) -> Verified<P> {
+        Verified(self)
+    }
+
     /// Verifies as [`verify`](Signed::verify) does, unless `checked` says that it was done before.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ pub mod duty;
 pub mod epoch;
 pub mod pin;
 pub mod pins;
+mod recent;
 pub mod signing;
 pub mod sockets;
 pub mod store;

@@ -5,11 +5,10 @@
 //!    └─▶ VoteRequest ─▶ ballots, cancel ─▶ Recount: outcome, decided
 //! ```
 //!
-//! Everywhere `revoked` holds the keys whose signatures count no more.
-
-use std::collections::BTreeSet;
+//! Everywhere [`Signatures`] says which signatures count.
 
 use super::error::{BundleError, Member};
+use super::signatures::Signatures;
 use crate::digest::Digest;
 use crate::event::Call;
 use crate::genesis::{ContractEntry, Genesis, ProcessEntry};
@@ -70,12 +69,13 @@ question!(Call, VoteRequest);
 ///
 /// # Errors
 /// [`BundleError`]
-pub fn verify_start<'g>(
+pub fn verify_start<'g, 'a>(
     genesis: &'g Genesis,
     start: &Jws,
-    revoked: &BTreeSet<Thumbprint>,
+    signatures: impl Into<Signatures<'a>>,
 ) -> Result<Opening<'g>, BundleError> {
     const WHAT: &str = "start";
+    let signatures = signatures.into();
     let claim: Signed<Start> = read(WHAT, start)?;
     let message = claim.unverified();
     let process = genesis
@@ -85,7 +85,7 @@ pub fn verify_start<'g>(
         .definition
         .requester_by_key(&start.kid())
         .ok_or_else(|| BundleError::NotARequester { key: start.kid(), process: process.name.clone() })?;
-    let start = signed(WHAT, claim, &requester.key, revoked)?;
+    let start = signed(WHAT, claim, &requester.key, signatures)?;
     same(WHAT, Member::Deployment, &start.deployment, &genesis.id())?;
     same(WHAT, Member::Chain, &start.chain, &process.chain)?;
     same(WHAT, Member::Definition, &start.definition, &process.definition.digest())?;
@@ -141,15 +141,16 @@ impl<'g> Opening<'g> {
 ///
 /// # Errors
 /// [`BundleError`]
-pub fn verify_vote_request<'g>(
+pub fn verify_vote_request<'g, 'a>(
     genesis: &'g Genesis,
     vote_request: &Jws,
-    revoked: &BTreeSet<Thumbprint>,
+    signatures: impl Into<Signatures<'a>>,
 ) -> Result<(Verified<VoteRequest>, &'g ContractEntry), BundleError> {
     const WHAT: &str = "vote request";
+    let signatures = signatures.into();
     let claim: Signed<VoteRequest> = read(WHAT, vote_request)?;
     let contract = find_contract(genesis, &claim.unverified().contract)?;
-    let message = signed(WHAT, claim, &contract.key, revoked)?;
+    let message = signed(WHAT, claim, &contract.key, signatures)?;
     same(WHAT, Member::Deployment, &message.deployment, &genesis.id())?;
     same(WHAT, Member::Chain, &message.chain, &contract.chain)?;
     same(WHAT, Member::KeyVersion, &message.key_version, &KeyVersion::first())?;
@@ -182,24 +183,25 @@ pub struct Recount {
 ///
 /// # Errors
 /// [`BundleError`], also if one of the ballots does not count.
-pub fn recount(
+pub fn recount<'a>(
     genesis: &Genesis,
     vote_request: &Verified<VoteRequest>,
     ballots: &[CountedMessage],
     cancel: Option<&CountedMessage>,
-    revoked: &BTreeSet<Thumbprint>,
+    signatures: impl Into<Signatures<'a>>,
 ) -> Result<Recount, BundleError> {
+    let signatures = signatures.into();
     let policy = &find_contract(genesis, &vote_request.contract)?.policy;
     same("vote request", Member::Policy, &vote_request.policy, &policy.digest())?;
     let mut tally = Tally::new(policy, Some(&vote_request.requester), vote_request.opened);
     let mut counted = Vec::with_capacity(ballots.len());
     for CountedMessage { at, jws } in ballots {
-        counted.push((*at, count(&mut tally, policy, vote_request, *at, jws, revoked)?));
+        counted.push((*at, count(&mut tally, policy, vote_request, *at, jws, signatures)?));
     }
     let root = BallotsRoot::of(ballots.iter().map(|counted| (counted.at, counted.jws.as_str())));
     let deadline = vote_request.deadline;
     if let Some(cancel) = cancel {
-        verify_cancel(genesis, vote_request, &cancel.jws, revoked)?;
+        verify_cancel(genesis, vote_request, &cancel.jws, signatures)?;
         let after_all = ballots.last().is_none_or(|last| last.at <= cancel.at);
         // A block may be older than `opened`, which is by the KMS's clock: the request is open on its ledger all the same.
         if !after_all || tally.outcome(cancel.at).is_some() {
@@ -250,13 +252,13 @@ fn count(
     vote_request: &Verified<VoteRequest>,
     at: UnixMillis,
     jws: &Jws,
-    revoked: &BTreeSet<Thumbprint>,
+    signatures: Signatures<'_>,
 ) -> Result<Verified<Ballot>, BundleError> {
     const WHAT: &str = "ballot";
     let claim: Signed<Ballot> = read(WHAT, jws)?;
     let index = policy.voter_by_key(&jws.kid()).ok_or(BundleError::Stranger(jws.kid()))?;
     let voter = policy.voter(index);
-    let ballot = signed(WHAT, claim, &voter.key, revoked)?;
+    let ballot = signed(WHAT, claim, &voter.key, signatures)?;
     same(WHAT, Member::Deployment, &ballot.deployment, &vote_request.deployment)?;
     same(WHAT, Member::Request, &ballot.request, &vote_request.request)?;
     same(WHAT, Member::VoteRequest, &ballot.vote_request, &vote_request.digest())?;
@@ -271,7 +273,7 @@ fn verify_cancel(
     genesis: &Genesis,
     vote_request: &VoteRequest,
     jws: &Jws,
-    revoked: &BTreeSet<Thumbprint>,
+    signatures: Signatures<'_>,
 ) -> Result<(), BundleError> {
     const WHAT: &str = "cancellation";
     let process = find_process(genesis, &vote_request.process)?;
@@ -280,7 +282,7 @@ fn verify_cancel(
         .definition
         .requester_by_key(&key)
         .ok_or_else(|| BundleError::NotARequester { key, process: process.name.clone() })?;
-    let cancel: Verified<Cancel> = signed(WHAT, read(WHAT, jws)?, &requester.key, revoked)?;
+    let cancel: Verified<Cancel> = signed(WHAT, read(WHAT, jws)?, &requester.key, signatures)?;
     same(WHAT, Member::Deployment, &cancel.deployment, &genesis.id())?;
     same(WHAT, Member::Chain, &cancel.chain, &process.chain)?;
     same(WHAT, Member::Case, &cancel.case, &vote_request.case)
@@ -304,12 +306,12 @@ pub(super) fn signed<P: Payload>(
     what: &'static str,
     message: Signed<P>,
     key: &PublicKey,
-    revoked: &BTreeSet<Thumbprint>,
+    signatures: Signatures<'_>,
 ) -> Result<Verified<P>, BundleError> {
-    if revoked.contains(&key.thumbprint()) {
+    if signatures.are_revoked(key.thumbprint()) {
         return Err(BundleError::Revoked { what, key: key.thumbprint() });
     }
-    message.verify(key).map_err(|source| BundleError::Message { what, source })
+    signatures.verify(message, key).map_err(|source| BundleError::Message { what, source })
 }
 
 /// Compares a member with what it must be.

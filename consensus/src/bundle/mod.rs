@@ -8,10 +8,12 @@
 
 mod approval;
 mod error;
+mod signatures;
 mod verify;
 
 pub use approval::{Opening, Question, Recount, recount, verify_start, verify_vote_request};
 pub use error::{BundleError, Member};
+pub use signatures::{SignatureId, SignatureMemory, Signatures};
 pub use verify::{ApprovedAction, VerifiedBundle, verify};
 
 use serde::{Deserialize, Serialize};

@@ -1,12 +1,11 @@
 //! Whether a bundle proves what it says, with nothing but genesis: every signature, the subject derived again, every
 //! ballot counted again, the decision compared, and both inclusions checked (invariants I2 and I6).
 
-use std::collections::BTreeSet;
-
 use super::approval::{
     Opening, Question, Recount, read, recount, same, signed, verify_start, verify_vote_request,
 };
 use super::error::{BundleError, Member};
+use super::signatures::Signatures;
 use super::{ActionResult, Bundle};
 use crate::artifact::Artifact;
 use crate::digest::Digest;
@@ -14,7 +13,6 @@ use crate::event::{ConsensusEvent, ProcessEvent};
 use crate::genesis::{ContractEntry, Genesis, KeyEntry, ProcessEntry};
 use crate::header::{Header, Inclusion};
 use crate::json::Integer;
-use crate::jwk::Thumbprint;
 use crate::jws::{Jws, Verified};
 use crate::message::{Decision, KeyVersion, Start, VoteRequest};
 use crate::name::Name;
@@ -58,38 +56,40 @@ pub struct ApprovedAction<'g> {
     pub act_by: UnixMillis,
 }
 
-/// Verifies a bundle under `genesis`, its result too if there is one. A signature by a key in `revoked` is none.
+/// Verifies a bundle under `genesis`, its result too if there is one. `signatures` says which count:
+/// a set of thumbprints stands for all but those by these keys.
 ///
 /// # Errors
 /// [`BundleError`]
-pub fn verify<'g>(
+pub fn verify<'g, 'a>(
     genesis: &'g Genesis,
     bundle: &Bundle,
-    revoked: &BTreeSet<Thumbprint>,
+    signatures: impl Into<Signatures<'a>>,
 ) -> Result<VerifiedBundle<'g>, BundleError> {
     const WHAT: &str = "bundle";
+    let signatures = signatures.into();
     same(WHAT, Member::Version, &bundle.version, &Integer::saturating(1))?;
     same(WHAT, Member::Deployment, &bundle.genesis, &genesis.id())?;
     let changes = [bundle.contract_transitions.len(), bundle.key_transitions.len(), bundle.history.len()];
     if changes != [0; 3] {
         return Err(BundleError::Changes);
     }
-    let (vote_request, contract) = verify_vote_request(genesis, &bundle.vote_request, revoked)?;
+    let (vote_request, contract) = verify_vote_request(genesis, &bundle.vote_request, signatures)?;
     let Opening { start, process, requester } = {
-        let opening = verify_start(genesis, &bundle.start, revoked)?;
+        let opening = verify_start(genesis, &bundle.start, signatures)?;
         opening.verify_question(genesis, Question::from(&*vote_request))?;
         opening
     };
     same(WHAT, Member::Policy, &Digest::of(&bundle.policy.0), &vote_request.policy)?;
     same(WHAT, Member::Definition, &Digest::of(&bundle.definition.0), &vote_request.definition)?;
-    let recount = recount(genesis, &vote_request, &bundle.ballots, bundle.cancel.as_ref(), revoked)?;
-    let decision = verify_decision(&vote_request, contract, &recount, &bundle.decision, revoked)?;
-    verify_record(genesis, contract, &decision, &bundle.inclusion)?;
+    let recount = recount(genesis, &vote_request, &bundle.ballots, bundle.cancel.as_ref(), signatures)?;
+    let decision = verify_decision(&vote_request, contract, &recount, &bundle.decision, signatures)?;
+    verify_record(genesis, contract, &decision, &bundle.inclusion, signatures)?;
     let result = bundle.result.clone();
     let proof =
         VerifiedBundle { contract, process, requester, start, vote_request, recount, decision, result };
     if let Some(result) = &proof.result {
-        proof.verify_result(genesis, result, revoked)?;
+        proof.verify_result(genesis, result, signatures)?;
     }
     Ok(proof)
 }
@@ -148,7 +148,7 @@ impl<'g> VerifiedBundle<'g> {
         &self,
         genesis: &'g Genesis,
         result: &ActionResult,
-        revoked: &BTreeSet<Thumbprint>,
+        signatures: Signatures<'_>,
     ) -> Result<(), BundleError> {
         const WHAT: &str = "result";
         let ApprovedAction { step, key, artifact, act_by } = self.action(genesis)?;
@@ -157,12 +157,12 @@ impl<'g> VerifiedBundle<'g> {
         same(WHAT, Member::KeyVersion, &result.version, &KeyVersion::first())?;
         same(WHAT, Member::PublicKey, &result.public_key.thumbprint(), &thumbprint)?;
         same(WHAT, Member::Format, &result.format, &key.format)?;
-        if revoked.contains(&thumbprint) {
+        if signatures.are_revoked(thumbprint) {
             return Err(BundleError::Revoked { what: WHAT, key: thumbprint });
         }
         let signature = &result.signature.0;
         artifact.verify(&key.key, signature).map_err(|_| BundleError::Result(key.name.clone()))?;
-        let header = verify_inclusion(WHAT, genesis, &self.process.chain, &result.inclusion)?;
+        let header = verify_inclusion(WHAT, genesis, &self.process.chain, &result.inclusion, signatures)?;
         match ProcessEvent::parse(&result.inclusion.event.0) {
             Ok(ProcessEvent::ResultRecorded { case, step: done, request, result: output, .. })
                 if case == self.start.case
@@ -184,10 +184,10 @@ fn verify_decision(
     contract: &ContractEntry,
     recount: &Recount,
     jws: &Jws,
-    revoked: &BTreeSet<Thumbprint>,
+    signatures: Signatures<'_>,
 ) -> Result<Verified<Decision>, BundleError> {
     const WHAT: &str = "decision";
-    let decision: Verified<Decision> = signed(WHAT, read(WHAT, jws)?, &contract.key, revoked)?;
+    let decision: Verified<Decision> = signed(WHAT, read(WHAT, jws)?, &contract.key, signatures)?;
     same(WHAT, Member::Deployment, &decision.deployment, &vote_request.deployment)?;
     same(WHAT, Member::Chain, &decision.chain, &contract.chain)?;
     same(WHAT, Member::Contract, &decision.contract, &contract.name)?;
@@ -205,9 +205,10 @@ fn verify_record(
     contract: &ContractEntry,
     decision: &Verified<Decision>,
     inclusion: &Inclusion,
+    signatures: Signatures<'_>,
 ) -> Result<(), BundleError> {
     const WHAT: &str = "decision";
-    verify_inclusion(WHAT, genesis, &contract.chain, inclusion)?;
+    verify_inclusion(WHAT, genesis, &contract.chain, inclusion, signatures)?;
     match ConsensusEvent::parse(&inclusion.event.0) {
         Ok(ConsensusEvent::DecisionRecorded { request, outcome, decision: digest, .. })
             if request == decision.request && outcome == decision.outcome && digest == decision.digest() =>
@@ -223,10 +224,11 @@ fn verify_inclusion(
     genesis: &Genesis,
     chain: &Name,
     inclusion: &Inclusion,
+    signatures: Signatures<'_>,
 ) -> Result<Header, BundleError> {
     same(what, Member::Chain, &inclusion.chain, chain)?;
     let entry =
         genesis.chain(chain).ok_or_else(|| BundleError::Unknown { what: "log", name: chain.clone() })?;
-    let header = inclusion.verify(genesis.id(), &entry.validators);
+    let header = inclusion.verify_with(genesis.id(), &entry.validators, signatures);
     header.map(|header| header.header().clone()).map_err(|source| BundleError::Inclusion { what, source })
 }

@@ -9,9 +9,9 @@ use assent_consensus::subject::{Subject, SubjectKind};
 use assent_consensus::time::UnixMillis;
 use assent_consensus::vote::Outcome;
 
-use super::checker::{Checker, NOBODY, check_active, check_trusted};
+use super::checker::{Checker, check_active, check_trusted};
 use super::order::{Prepared, orders_message};
-use super::refusal::Refused;
+use super::refusal::{Refused, other_order};
 use crate::signing::{KeyName, Purpose};
 
 /// What the process ledger says is to be done.
@@ -37,7 +37,7 @@ impl Checker {
                 "the bundle has a result: the action was done already",
             ));
         }
-        let approval = verify(&self.genesis, bundle, NOBODY)?;
+        let approval = verify(&self.genesis, bundle, self.signatures())?;
         self.check_event(&approval.process.chain, due, "duty")?;
         self.check_approval(bundle, &approval)?;
         let action = approval.action(&self.genesis)?;
@@ -47,14 +47,8 @@ impl Checker {
         let name = KeyName::Operational(action.key.name.clone());
         let key = self.key(name.clone(), &action.key.key)?;
         check_active(&name, &key)?;
-        let prepared = Prepared::artifact(&action.key.name, &key, action.artifact);
-        match self.recorded(Purpose::Action, claim.request)? {
-            Some(recorded) if recorded.order != prepared.order => {
-                let message = format!("another signature was recorded for the request `{}`", claim.request);
-                Err(Refused::person("other-action", message))
-            }
-            _ => Ok(prepared),
-        }
+        // Whether another is on record shows when this one's intent is to be put there.
+        Ok(Prepared::artifact(&action.key.name, &key, action.artifact))
     }
 
     /// Checks what a bundle cannot show: that what the contract signed is what this KMS ordered, with a key that is still
@@ -65,10 +59,9 @@ impl Checker {
         check_trusted(&KeyName::Contract(contract.name.clone()), &key)?;
         self.check_own_vote_request(&approval.vote_request)?;
         let request = approval.vote_request.request;
-        let decided = self.recorded(Purpose::Decision, request)?;
-        if decided.is_some_and(|recorded| !orders_message(&recorded.order, approval.decision.jws())) {
-            let message = format!("another decision was recorded for the request `{request}`");
-            return Err(Refused::person("other-decision", message));
+        let decided = self.ordered(Purpose::Decision, request)?;
+        if decided.is_some_and(|ordered| !orders_message(&ordered, approval.decision.jws())) {
+            return Err(other_order(Purpose::Decision, request));
         }
         self.check_not_suspended(approval.requester.key.thumbprint(), "start")?;
         for ballot in &bundle.ballots {

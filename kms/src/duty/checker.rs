@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use assent_consensus::bundle::Signatures;
 use assent_consensus::duty::Duty;
 use assent_consensus::event::{ConsensusEvent, ProcessEvent};
 use assent_consensus::genesis::{ContractEntry, Genesis};
@@ -16,13 +17,13 @@ use super::anchors::BatchAnchors;
 use super::order::Prepared;
 use super::refusal::Refused;
 use super::vault::Vault;
+use super::verified::VerifiedSignatures;
 use crate::pins::{KeyState, PinnedKey};
-use crate::signing::{DutyId, KeyName, Purpose, Recorded};
+use crate::signing::{DutyId, KeyName, Order, Purpose};
 
 /// How far a moment on a ledger may lie ahead of the KMS's clock.
 pub(super) const AHEAD: Millis = Millis::from_secs(60);
-/// Keys that are suspended are looked at one by one, so that the refusal names them.
-pub(super) const NOBODY: &BTreeSet<Thumbprint> = &BTreeSet::new();
+const NOBODY: &BTreeSet<Thumbprint> = &BTreeSet::new();
 
 /// What the duties of one batch are checked against.
 pub(super) struct Checker {
@@ -32,6 +33,7 @@ pub(super) struct Checker {
     /// How long after the deadline an outcome that ballots made is signed without a person.
     pub(super) grace: Millis,
     pub(super) anchors: BatchAnchors,
+    pub(super) verified: Arc<VerifiedSignatures>,
 }
 
 /// A duty that was checked, and for which request it is said to be.
@@ -108,9 +110,19 @@ impl Checker {
         }
     }
 
-    /// What is on disk about a duty.
-    pub(super) fn recorded(&self, purpose: Purpose, request: RequestId) -> Result<Option<Recorded>, Refused> {
-        Ok(self.vault.recorded(DutyId::of(purpose, request))?)
+    /// What is on disk to be signed for a duty.
+    pub(super) fn ordered(
+        &self,
+        purpose: Purpose,
+        request: RequestId,
+    ) -> Result<Option<Arc<Order>>, Refused> {
+        Ok(self.vault.ordered(DutyId::of(purpose, request))?)
+    }
+
+    /// Signatures count whoever made them (who is suspended is looked at one by one, so that the refusal names him), and
+    /// those that were verified before need not be again.
+    pub(super) fn signatures(&self) -> Signatures<'_> {
+        Signatures::from(NOBODY).with_memory(&*self.verified)
     }
 
     /// Refuses what a suspended key has signed.

@@ -7,10 +7,9 @@ use assent_consensus::message::{BallotsRoot, CountedMessage, Decision, RequestId
 use assent_consensus::time::UnixMillis;
 use assent_consensus::vote::Outcome;
 
-use super::checker::{AHEAD, Checker, NOBODY, check_trusted};
+use super::checker::{AHEAD, Checker, check_trusted};
 use super::order::{Prepared, orders_message};
-use super::refusal::Refused;
-use super::vote_request::other_vote_request;
+use super::refusal::{Refused, other_order};
 use crate::signing::{KeyName, Purpose};
 
 /// What the consensus ledger says that a request came to.
@@ -31,7 +30,7 @@ impl Checker {
         due: &EventProof,
         claim: &Claim,
     ) -> Result<Prepared, Refused> {
-        let (question, contract) = verify_vote_request(&self.genesis, vote_request, NOBODY)?;
+        let (question, contract) = verify_vote_request(&self.genesis, vote_request, self.signatures())?;
         self.check_event(&contract.chain, due, "duty")?;
         if question.request != claim.request {
             let message = format!(
@@ -55,7 +54,7 @@ impl Checker {
         for ballot in ballots {
             self.check_not_suspended(ballot.jws.kid(), "ballot")?;
         }
-        let count = recount(&self.genesis, &question, ballots, cancel, NOBODY)?;
+        let count = recount(&self.genesis, &question, ballots, cancel, self.signatures())?;
         count.confirm("duty", claim.outcome, claim.decided, &claim.root)?;
         let decision = Decision {
             deployment: self.genesis.id(),
@@ -70,24 +69,23 @@ impl Checker {
             key_version: question.key_version,
         };
         let prepared = Prepared::message(&key, decision);
-        match self.recorded(Purpose::Decision, question.request)? {
-            Some(recorded) if recorded.order == prepared.order => Ok(prepared),
-            Some(_) => {
-                let message = format!("another decision was recorded for the request `{}`", claim.request);
-                Err(Refused::person("other-decision", message))
-            }
-            None => {
-                self.check_times(&question, &count)?;
-                Ok(prepared)
+        // Most are new and in time. Whether another is on record shows when this one's intent is to be put there.
+        if let Err(untimely) = self.check_times(&question, &count) {
+            match self.ordered(Purpose::Decision, question.request)? {
+                // It was in time when it was ordered.
+                Some(ordered) if *ordered == prepared.order => {}
+                Some(_) => return Err(other_order(Purpose::Decision, question.request)),
+                None => return Err(untimely),
             }
         }
+        Ok(prepared)
     }
 
     /// Refuses a vote request that is not the one that was ordered, if the order is on record.
     pub(super) fn check_own_vote_request(&self, question: &Verified<VoteRequest>) -> Result<(), Refused> {
-        match self.recorded(Purpose::VoteRequest, question.request)? {
-            Some(recorded) if !orders_message(&recorded.order, question.jws()) => {
-                Err(other_vote_request(question.request))
+        match self.ordered(Purpose::VoteRequest, question.request)? {
+            Some(ordered) if !orders_message(&ordered, question.jws()) => {
+                Err(other_order(Purpose::VoteRequest, question.request))
             }
             _ => Ok(()),
         }

@@ -1,9 +1,11 @@
 //! The engine: it takes a batch of duties, verifies them on as many threads as the machine has cores, has all of them signed
 //! at once, and answers each.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
+use assent_consensus::bundle::{SignatureId, SignatureMemory as _};
 use assent_consensus::duty::{BATCH_LIMIT, Duty, DutyAnswer, DutyBatch, DutyReport, TrustedHeaders};
 use assent_consensus::genesis::Genesis;
 use assent_consensus::message::{DeploymentId, RequestId};
@@ -14,14 +16,17 @@ use tokio::task::{JoinSet, spawn_blocking};
 use super::anchors::{Anchors, BatchAnchors};
 use super::checker::{Checker, Verdict, claimed};
 use super::order::Prepared;
-use super::refusal::{BatchRefusal, Refusals, Refused};
+use super::refusal::{BatchRefusal, Refusals, Refused, other_order};
 use super::vault::{KmsVault, Vault};
-use super::vote_request::other_vote_request;
+use super::verified::VerifiedSignatures;
 use crate::pins::Pins;
-use crate::signing::{DutyId, Purpose, Signing, SigningError};
+use crate::signing::{DutyId, Order, Purpose, SignedOrder, Signing, SigningError};
 
 /// The most batches that are under way at once; what comes above is told to come again.
 pub(super) const QUEUE_LIMIT: usize = 256;
+
+/// The most ballots of a duty that is verified on the thread that received it: less than 2 ms of work.
+const QUICK_BALLOTS: usize = 20;
 
 /// Verifies duties and has them signed.
 pub struct Engine {
@@ -36,6 +41,7 @@ struct Desk {
     grace: Millis,
     anchors: Anchors,
     refusals: Refusals,
+    verified: Arc<VerifiedSignatures>,
     /// One permit for each core: more threads than that verify nothing faster.
     cores: Arc<Semaphore>,
 }
@@ -59,7 +65,8 @@ impl Engine {
     ) -> Engine {
         let cores = Arc::new(Semaphore::new(available_parallelism().map_or(1, usize::from)));
         let (anchors, refusals) = (Anchors::default(), Refusals::default());
-        let desk = Arc::new(Desk { vault, clock, grace, anchors, refusals, cores });
+        let verified = Arc::default();
+        let desk = Arc::new(Desk { vault, clock, grace, anchors, refusals, verified, cores });
         Engine { desk, queue: Semaphore::new(QUEUE_LIMIT) }
     }
 
@@ -127,12 +134,17 @@ impl Engine {
 
 impl Desk {
     fn checker(&self, genesis: Arc<Genesis>, anchors: BatchAnchors) -> Checker {
-        let (vault, clock) = (self.vault.clone(), self.clock.clone());
-        Checker { genesis, vault, clock, grace: self.grace, anchors }
+        let (vault, clock, verified) = (self.vault.clone(), self.clock.clone(), self.verified.clone());
+        Checker { genesis, vault, clock, grace: self.grace, anchors, verified }
     }
 
     async fn perform(self: &Arc<Self>, checker: Arc<Checker>, duty: Duty) -> DutyAnswer {
-        let verdict = self.on_a_core(move |_| checker.check(&duty)).await;
+        let verdict = if is_quick(&duty) {
+            // To hand it to another thread and back would take longer than a signature or two.
+            unless_it_breaks_off(|| checker.check(&duty))
+        } else {
+            self.on_a_core(move |_| checker.check(&duty)).await
+        };
         let Some(Verdict { purpose, request, outcome }) = verdict else { return broken().answer() };
         let refused = match outcome {
             Ok(prepared) => match self.sign(prepared).await {
@@ -157,17 +169,28 @@ impl Desk {
     async fn sign(&self, prepared: Prepared) -> Result<DutyAnswer, Refused> {
         let (purpose, request) = (prepared.order.purpose, prepared.order.request);
         match self.vault.sign(prepared.order.clone()).await {
-            Ok(signed) => prepared.answer(&signed).ok_or_else(broken),
-            // The same vote request was asked for twice at once, and each was built with its own time: the first counts.
+            Ok(signed) => self.answer(prepared, &signed),
+            // The same vote request was asked for before, and each was built with its own time: the first counts.
             Err(SigningError::Conflict { .. }) if purpose == Purpose::VoteRequest => {
-                let recorded = self.vault.recorded(prepared.order.duty())?.ok_or(SigningError::Busy)?;
-                let first =
-                    prepared.into_ordered(recorded.order).ok_or_else(|| other_vote_request(request))?;
+                let ordered = self.vault.ordered(prepared.order.duty())?.ok_or(SigningError::Busy)?;
+                let first = prepared
+                    .into_ordered(Order::clone(&ordered))
+                    .ok_or_else(|| other_order(purpose, request))?;
                 let signed = self.vault.sign(first.order.clone()).await?;
-                first.answer(&signed).ok_or_else(broken)
+                self.answer(first, &signed)
             }
+            Err(SigningError::Conflict { .. }) => Err(other_order(purpose, request)),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The answer that carries a signature, which the signing service has verified.
+    fn answer(&self, prepared: Prepared, signed: &SignedOrder) -> Result<DutyAnswer, Refused> {
+        let answer = prepared.answer(signed).ok_or_else(broken)?;
+        if let DutyAnswer::Signed { message, .. } = &answer {
+            self.verified.remember(SignatureId::of_message(message));
+        }
+        Ok(answer)
     }
 
     /// Puts the refusal of a batch into the audit log, once for each of its duties, if its headers are not to be trusted.
@@ -214,6 +237,23 @@ impl Desk {
             }
         }
     }
+}
+
+/// Whether a duty has few signatures.
+fn is_quick(duty: &Duty) -> bool {
+    let ballots = match duty {
+        Duty::VoteRequest { .. } => 0,
+        Duty::Decision { ballots, .. } => ballots.len(),
+        Duty::Action { bundle, .. } => bundle.ballots.len(),
+    };
+    ballots <= QUICK_BALLOTS
+}
+
+/// Runs work on this thread; nothing if it broke off.
+fn unless_it_breaks_off<T>(work: impl FnOnce() -> T) -> Option<T> {
+    // What it shares with other work is behind locks, none of which keeps a half-made state.
+    let done = catch_unwind(AssertUnwindSafe(work));
+    done.inspect_err(|_| tracing::error!("the verification broke off")).ok()
 }
 
 /// The answer to a duty whose verification broke off: an error of this program, so nothing is signed.

@@ -36,6 +36,7 @@ mod refusal;
 #[cfg(test)]
 mod tests;
 mod vault;
+mod verified;
 mod vote_request;
 
 pub use engine::Engine;

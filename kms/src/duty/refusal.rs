@@ -6,8 +6,9 @@ use std::sync::{Mutex, PoisonError};
 use assent_consensus::bundle::BundleError;
 use assent_consensus::duty::{BATCH_LIMIT, DutyAnswer, Refusal};
 use assent_consensus::header::ProofError;
+use assent_consensus::message::RequestId;
 
-use crate::signing::{DutyId, SigningError};
+use crate::signing::{DutyId, Purpose, SigningError};
 
 /// The most refusals that are put into the audit log between two starts of the KMS; all are traced, and all are answered.
 pub(super) const RECORD_LIMIT: usize = 65_536;
@@ -54,6 +55,16 @@ impl Refused {
             Remedy::Person => DutyAnswer::NeedsPerson(refusal),
         }
     }
+}
+
+/// Something else is on record for the duty.
+pub(super) fn other_order(purpose: Purpose, request: RequestId) -> Refused {
+    let (reason, what) = match purpose {
+        Purpose::VoteRequest => ("other-vote-request", "another vote request"),
+        Purpose::Decision => ("other-decision", "another decision"),
+        Purpose::Action => ("other-action", "another signature"),
+    };
+    Refused::person(reason, format!("{what} was recorded for the request `{request}`"))
 }
 
 impl From<BundleError> for Refused {

@@ -11,7 +11,7 @@ use assent_consensus::message::RequestId;
 use assent_consensus::name::Name;
 
 use crate::pins::{PinnedKey, Pins};
-use crate::signing::{DutyId, KeyName, Order, Purpose, Recorded, SignedOrder, Signing, SigningError};
+use crate::signing::{DutyId, KeyName, Order, Purpose, SignedOrder, Signing, SigningError};
 
 /// What comes later.
 pub(super) type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -24,7 +24,7 @@ pub(super) trait Vault: Send + Sync {
     fn is_released(&self, request: RequestId) -> bool;
     fn trusted(&self) -> TrustedHeaders;
     fn advance_trusted(&self, chain: &Name, trusted: TrustedHeader) -> Result<(), SigningError>;
-    fn recorded(&self, duty: DutyId) -> Result<Option<Recorded>, SigningError>;
+    fn ordered(&self, duty: DutyId) -> Result<Option<Arc<Order>>, SigningError>;
     fn sign(&self, order: Order) -> Later<'_, Result<SignedOrder, SigningError>>;
     fn record_refusal<'a>(
         &'a self,
@@ -66,8 +66,8 @@ impl Vault for KmsVault {
         self.pins.advance_trusted(chain, trusted)
     }
 
-    fn recorded(&self, duty: DutyId) -> Result<Option<Recorded>, SigningError> {
-        self.signing.recorded(duty)
+    fn ordered(&self, duty: DutyId) -> Result<Option<Arc<Order>>, SigningError> {
+        self.signing.ordered(duty)
     }
 
     fn sign(&self, order: Order) -> Later<'_, Result<SignedOrder, SigningError>> {

@@ -7,15 +7,15 @@ use assent_consensus::header::EventProof;
 use assent_consensus::jws::Jws;
 use assent_consensus::message::{RequestId, VoteRequest};
 
-use super::checker::{Checker, NOBODY, check_active, process_event};
+use super::checker::{Checker, check_active, process_event};
 use super::order::Prepared;
 use super::refusal::Refused;
 use crate::pins::PinnedKey;
-use crate::signing::{KeyName, Purpose};
+use crate::signing::KeyName;
 
 impl Checker {
-    /// Verifies that a vote request is due, and builds it: opened now. One that was ordered before is ordered again as it
-    /// was, whatever the time.
+    /// Verifies that a vote request is due, and builds it: opened now. If one was ordered before, that shows when the intent
+    /// to sign this one is to be put on record, and the one of before is taken, whatever the time.
     pub(super) fn vote_request(
         &self,
         start: &Jws,
@@ -26,7 +26,7 @@ impl Checker {
         let ProcessEvent::Call(asked) = process_event(call)? else {
             return Err(Refused::person("other-event", "the event of the process log is no `call`"));
         };
-        let opening = verify_start(&self.genesis, start, NOBODY)?;
+        let opening = verify_start(&self.genesis, start, self.signatures())?;
         self.check_not_suspended(opening.requester.key.thumbprint(), "start")?;
         let contract = opening.verify_question(&self.genesis, Question::from(&asked))?;
         let calling_chain = &opening.process.chain;
@@ -39,13 +39,7 @@ impl Checker {
         }
         let key = self.contract_key(contract)?;
         check_active(&KeyName::Contract(contract.name.clone()), &key)?;
-        let prepared = Prepared::message(&key, self.build(asked, request, contract, &key));
-        match self.recorded(Purpose::VoteRequest, request)? {
-            None => Ok(prepared),
-            Some(recorded) => {
-                prepared.into_ordered(recorded.order).ok_or_else(|| other_vote_request(request))
-            }
-        }
+        Ok(Prepared::message(&key, self.build(asked, request, contract, &key)))
     }
 
     fn build(
@@ -75,9 +69,4 @@ impl Checker {
             key_version: key.version,
         }
     }
-}
-
-pub(super) fn other_vote_request(request: RequestId) -> Refused {
-    let message = format!("another vote request was recorded to be signed for the request `{request}`");
-    Refused::person("other-vote-request", message)
 }

@@ -19,7 +19,8 @@ use tokio::sync::OwnedMutexGuard;
 use crate::audit::{Entry, LoggedKey, shortened};
 use crate::device::{DeviceError, Devices};
 use crate::pins::{KeyState, Pins};
-use crate::store::{KeyRow, Store, StoreError, Writer};
+use crate::recent::Recent;
+use crate::store::{Head, KeyRow, Store, StoreError, Writer};
 
 /// What a signature is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -119,8 +120,19 @@ pub struct SignedOrder {
 pub struct Recorded {
     /// The intent: nothing else is ever signed for this duty.
     pub order: Order,
+    /// The intent's place in the log.
+    pub intent: Head,
     /// The signature, if it was made.
-    pub result: Option<SignedOrder>,
+    pub result: Option<Concluded>,
+}
+
+/// A signature on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Concluded {
+    /// r and s, s in its low half.
+    pub signature: Signature,
+    /// The head of the audit log after its entry.
+    pub audit: Digest,
 }
 
 /// Why nothing was signed.
@@ -214,6 +226,8 @@ pub struct Signing {
     devices: Arc<Devices>,
     /// For questions only; one at a time, each a few page reads.
     reader: Mutex<Store>,
+    /// Orders whose intents are on disk.
+    orders: Recent<DutyId, Arc<Order>>,
     /// So that no duty is signed twice at once.
     turns: Turns,
     refusals: Mutex<RefusalMemory>,
@@ -247,6 +261,7 @@ impl Signing {
             writer,
             devices,
             reader: Mutex::new(reader),
+            orders: Recent::new(ORDERS_REMEMBERED),
             turns: Turns::default(),
             refusals: Mutex::default(),
             clock,
@@ -261,12 +276,16 @@ impl Signing {
         Signing { epoch: Some(bell), ..self }
     }
 
-    /// What is on disk about a duty.
+    /// What is on disk to be signed for a duty.
     ///
     /// # Errors
     /// [`SigningError::AuditFailed`], if it cannot be read.
-    pub fn recorded(&self, duty: DutyId) -> Result<Option<Recorded>, SigningError> {
-        Ok(self.reader.lock().unwrap_or_else(PoisonError::into_inner).recorded(duty)?)
+    pub fn ordered(&self, duty: DutyId) -> Result<Option<Arc<Order>>, SigningError> {
+        if let Some(order) = self.orders.get(&duty) {
+            return Ok(Some(order));
+        }
+        let recorded = self.reader.lock().unwrap_or_else(PoisonError::into_inner).recorded(duty)?;
+        Ok(recorded.map(|recorded| Arc::new(recorded.order)))
     }
 
     /// Signs, once for a duty: the same order again gives the same signature, another one for the same duty is refused.
@@ -274,19 +293,24 @@ impl Signing {
     /// # Errors
     /// [`SigningError`]
     pub async fn sign(&self, order: Order) -> Result<SignedOrder, SigningError> {
-        let _turn = Turn::take(&self.turns, order.duty()).await;
+        let duty = order.duty();
+        let _turn = Turn::take(&self.turns, duty).await;
         self.usable_key(&order)?;
         let (at, intended) = ((self.clock)(), order.clone());
         let recorded = self.writer.write(move |batch| batch.intend(at, intended)).await?;
         if recorded.order != order {
             return Err(SigningError::Conflict { purpose: order.purpose, request: order.request });
         }
-        if let Some(signed) = recorded.result {
-            return Ok(signed);
-        }
+        self.orders.put(duty, Arc::new(recorded.order));
         // Again: a person may have said meanwhile that the key is compromised.
         let key = self.usable_key(&order)?;
         let digest = order.to_sign.digest();
+        if let Some(Concluded { signature, audit }) = recorded.result {
+            return match key.public_key.verify_digest(&digest, &signature) {
+                Ok(()) => Ok(SignedOrder { order, signature, audit }),
+                Err(_) => Err(SigningError::AuditFailed("a signature in it does not verify".into())),
+            };
+        }
         let signature =
             match self.devices.get(&key.device)?.sign(key.object, key.public_key.clone(), digest).await {
                 Ok(signature) => signature,
@@ -298,8 +322,10 @@ impl Signing {
             // One that is full will be heard anyway.
             let _ = epoch.bell.try_send(());
         }
-        let at = (self.clock)();
-        Ok(self.writer.write(move |batch| batch.conclude(at, order, &signature)).await?)
+        let (at, intent) = ((self.clock)(), recorded.intent);
+        let Concluded { signature, audit } =
+            self.writer.write(move |batch| batch.conclude(at, duty, intent, &signature)).await?;
+        Ok(SignedOrder { order, signature, audit })
     }
 
     /// Puts a refusal into the audit log. The same refusal again is not put there twice while this process remembers it.
@@ -437,6 +463,8 @@ impl RefusalMemory {
     }
 }
 
+/// How many orders are remembered at least, each about as long as its message.
+const ORDERS_REMEMBERED: usize = 4_096;
 /// The most refusals that are remembered.
 const REFUSALS_REMEMBERED: usize = 16_384;
 

@@ -13,8 +13,26 @@ async fn a_signature_is_verified_with_s_in_the_low_half_and_its_entry_is_on_disk
     let low = p256::ecdsa::Signature::from_slice(&signed.signature).expect("a signature");
     assert_eq!(low, low.normalize_s());
     assert_eq!(kms.store().head().expect("read").digest, signed.audit);
-    let recorded = kms.store().recorded(order(1, "a").duty()).expect("read");
-    assert_eq!(recorded, Some(Recorded { order: order(1, "a"), result: Some(signed) }));
+    let recorded = kms.store().recorded(order(1, "a").duty()).expect("read").expect("recorded");
+    let concluded = Concluded { signature: signed.signature, audit: signed.audit };
+    assert_eq!((recorded.order, recorded.result), (order(1, "a"), Some(concluded)));
+}
+
+#[tokio::test]
+async fn a_signature_that_was_changed_in_the_file_is_not_returned() {
+    let kms = SmallKms::new().await;
+    kms.signing.sign(order(1, "a")).await.expect("signed");
+    let file = kms.file();
+    let number: i64 = file.query_row("SELECT result FROM duty", [], |row| row.get(0)).expect("read");
+    let entry = Entry::Result {
+        at: UnixMillis::new(1),
+        intent: Integer::saturating(1),
+        signature: assent_consensus::encoding::Bytes(vec![1; 64]),
+    };
+    let changed = assent_consensus::json::write(&entry);
+    file.execute("UPDATE audit SET entry = ?1 WHERE number = ?2", (changed, number)).expect("changed");
+    let error = kms.signing.sign(order(1, "a")).await.expect_err("refused");
+    assert_eq!(error.reason(), "audit-failed");
 }
 
 #[tokio::test]
@@ -58,10 +76,9 @@ async fn an_intent_without_a_signature_is_on_disk_and_only_its_bytes_are_signed_
     let error = kms.signing.sign(order(1, "a")).await.expect_err("there is no token");
     assert!(error.is_retry() && error.reason() == "device-gone", "{error}");
     let kms = kms.restart();
-    assert_eq!(
-        kms.signing.recorded(order(1, "a").duty()),
-        Ok(Some(Recorded { order: order(1, "a"), result: None }))
-    );
+    let recorded = kms.store().recorded(order(1, "a").duty()).expect("read").expect("recorded");
+    assert_eq!((recorded.order, recorded.result), (order(1, "a"), None));
+    assert_eq!(kms.signing.ordered(order(1, "a").duty()), Ok(Some(Arc::new(order(1, "a")))));
     kms.token.token().is_gone = false;
     assert!(matches!(kms.signing.sign(order(1, "b")).await, Err(SigningError::Conflict { .. })));
     let signed = kms.signing.sign(order(1, "a")).await.expect("the token is back");
@@ -97,10 +114,8 @@ async fn a_wrong_signature_is_not_returned_and_suspends_its_key() {
     let kms = kms.restart();
     let error = kms.signing.sign(order(2, "b")).await.expect_err("suspended");
     assert_eq!((error.reason(), error.is_retry()), ("key-suspended", false));
-    assert_eq!(
-        kms.signing.recorded(order(1, "a").duty()).map(|has| has.and_then(|has| has.result)),
-        Ok(None)
-    );
+    let recorded = kms.store().recorded(order(1, "a").duty()).expect("read").expect("recorded");
+    assert_eq!(recorded.result, None);
     assert_eq!(audit::verify(&kms.store(), None).map(|report| report.open_intents), Ok(1));
 }
 
@@ -111,7 +126,7 @@ async fn a_key_that_is_not_there_signs_nothing_and_leaves_no_intent() {
     assert_eq!(kms.signing.sign(stranger).await.map_err(|error| error.reason()), Err("unknown-key"));
     let later = Order { version: KeyVersion(Integer::saturating(2)), ..order(1, "a") };
     assert_eq!(kms.signing.sign(later).await.map_err(|error| error.reason()), Err("unknown-key"));
-    assert_eq!(kms.signing.recorded(order(1, "a").duty()), Ok(None));
+    assert_eq!(kms.signing.ordered(order(1, "a").duty()), Ok(None));
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use super::{Head, Store, StoreError, integer, sql};
 use crate::audit::{Entry, next_head};
 use crate::device::ObjectId;
 use crate::pins::KeyState;
-use crate::signing::{DutyId, KeyName, Order, Recorded, SignedOrder};
+use crate::signing::{Concluded, DutyId, KeyName, Order, Recorded};
 
 /// A write transaction that is under way.
 pub struct Batch<'s> {
@@ -89,12 +89,13 @@ impl Batch<'_> {
     /// [`StoreError`]
     pub fn intend(&mut self, at: UnixMillis, order: Order) -> Result<Recorded, StoreError> {
         let duty = order.duty();
-        if let Some(recorded) = self.store.recorded(duty)? {
-            return Ok(recorded);
+        let place = integer(self.head.number + 1);
+        if self.change(sql::INSERT_DUTY, (duty.digest().as_bytes(), place))? == 0 {
+            let missing = || self.store.damaged("an intent that is recorded cannot be found");
+            return self.store.recorded(duty)?.ok_or_else(missing);
         }
         let head = self.append(&Entry::intent(at, &order))?;
-        self.run(sql::INSERT_DUTY, (duty.digest().as_bytes(), integer(head.number)))?;
-        Ok(Recorded { order, result: None })
+        Ok(Recorded { order, intent: head, result: None })
     }
 
     /// Records the signature of an order whose intent is recorded, unless one is; what is recorded.
@@ -104,20 +105,21 @@ impl Batch<'_> {
     pub fn conclude(
         &mut self,
         at: UnixMillis,
-        order: Order,
+        duty: DutyId,
+        intent: Head,
         signature: &Signature,
-    ) -> Result<SignedOrder, StoreError> {
-        let duty = order.duty();
-        let missing = || self.store.damaged("an intent that was recorded is not there");
-        let (intent, result) = self.store.duty(duty)?.ok_or_else(missing)?;
-        if let Some(signed) = result.map(|number| self.store.signed(order.clone(), number)).transpose()? {
-            return Ok(signed);
+    ) -> Result<Concluded, StoreError> {
+        let place = integer(self.head.number + 1);
+        if self.change(sql::SET_RESULT, (duty.digest().as_bytes(), place))? == 0 {
+            let missing = || self.store.damaged("an intent that was recorded is not there");
+            let (_, result) = self.store.duty(duty)?.ok_or_else(missing)?;
+            return self.store.concluded(result.ok_or_else(missing)?);
         }
         let signature_bytes = assent_consensus::encoding::Bytes(signature.to_vec());
-        let entry = Entry::Result { at, intent: Integer::saturating(intent), signature: signature_bytes };
+        let entry =
+            Entry::Result { at, intent: Integer::saturating(intent.number), signature: signature_bytes };
         let head = self.append(&entry)?;
-        self.run(sql::SET_RESULT, (duty.digest().as_bytes(), integer(head.number)))?;
-        Ok(SignedOrder { order, signature: *signature, audit: head.digest })
+        Ok(Concluded { signature: *signature, audit: head.digest })
     }
 
     /// Puts a key into the table.
@@ -215,7 +217,12 @@ impl Batch<'_> {
     }
 
     fn run(&self, query: &str, params: impl rusqlite::Params) -> Result<(), StoreError> {
-        self.store.sql(self.store.statement(query)?.execute(params).map(drop))
+        self.change(query, params).map(drop)
+    }
+
+    /// How many rows it changed.
+    fn change(&self, query: &str, params: impl rusqlite::Params) -> Result<usize, StoreError> {
+        self.store.sql(self.store.statement(query)?.execute(params))
     }
 }
 
@@ -226,20 +233,21 @@ impl Store {
     /// [`StoreError`]
     pub fn recorded(&self, duty: DutyId) -> Result<Option<Recorded>, StoreError> {
         let Some((intent, result)) = self.duty(duty)? else { return Ok(None) };
-        let order = self.entry(intent)?.0.into_order();
+        let (entry, head) = self.entry(intent)?;
+        let order = entry.into_order();
         let order = order.filter(|order| order.duty() == duty).ok_or_else(|| {
             self.damaged(format!("entry {intent} of the audit log is not the intent of its duty"))
         })?;
-        let result = result.map(|number| self.signed(order.clone(), number)).transpose()?;
-        Ok(Some(Recorded { order, result }))
+        let result = result.map(|number| self.concluded(number)).transpose()?;
+        Ok(Some(Recorded { order, intent: Head { number: intent, digest: head }, result }))
     }
 
-    fn signed(&self, order: Order, number: u64) -> Result<SignedOrder, StoreError> {
+    fn concluded(&self, number: u64) -> Result<Concluded, StoreError> {
         let (entry, audit) = self.entry(number)?;
         let signature = entry
             .signature()
             .ok_or_else(|| self.damaged(format!("entry {number} of the audit log is not a result")))?;
-        Ok(SignedOrder { order, signature, audit })
+        Ok(Concluded { signature, audit })
     }
 }
 

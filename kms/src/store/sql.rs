@@ -96,7 +96,7 @@ pub(crate) const ENTRIES: &str = "SELECT number, entry, head FROM audit WHERE nu
 
 pub(crate) const DUTY: &str = "SELECT intent, result FROM duty WHERE id = ?1";
 pub(crate) const DUTIES: &str = "SELECT id, intent, result FROM duty ORDER BY intent";
-pub(crate) const INSERT_DUTY: &str = "INSERT INTO duty (id, intent, result) VALUES (?1, ?2, NULL)";
+pub(crate) const INSERT_DUTY: &str = "INSERT OR IGNORE INTO duty (id, intent, result) VALUES (?1, ?2, NULL)";
 pub(crate) const SET_RESULT: &str = "UPDATE duty SET result = ?2 WHERE id = ?1 AND result IS NULL";
 
 pub(crate) const SAVEPOINT: &str = "SAVEPOINT work";

@@ -2,6 +2,7 @@
 
 mod changes;
 mod refusals;
+mod remembered;
 
 use std::collections::BTreeSet;
 

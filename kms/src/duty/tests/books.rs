@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use super::super::vault::{Later, Vault};
 use super::log::Key;
 use crate::pins::{KeyState, PinnedKey};
-use crate::signing::{DutyId, KeyName, Order, Purpose, Recorded, SignedOrder, SigningError};
+use crate::signing::{DutyId, KeyName, Order, Purpose, SignedOrder, SigningError};
 
 #[derive(Default)]
 pub(super) struct Pages {
@@ -24,12 +24,10 @@ pub(super) struct Pages {
     pub(super) suspended: HashSet<Thumbprint>,
     pub(super) released: HashSet<RequestId>,
     pub(super) trusted: BTreeMap<Name, TrustedHeader>,
-    pub(super) orders: HashMap<DutyId, Recorded>,
+    pub(super) orders: HashMap<DutyId, SignedOrder>,
     pub(super) refusals: Vec<(Purpose, RequestId, String)>,
     /// Whether nothing can be written.
     pub(super) disk_is_full: bool,
-    /// Intents that are not found when they are looked up, as if they were written just after.
-    pub(super) late: bool,
 }
 
 /// How many signatures can be made at once.
@@ -63,7 +61,7 @@ impl Books {
     }
 
     pub(super) fn order(&self, purpose: Purpose, request: RequestId) -> Option<Order> {
-        self.pages().orders.get(&DutyId::of(purpose, request)).map(|recorded| recorded.order.clone())
+        self.pages().orders.get(&DutyId::of(purpose, request)).map(|signed| signed.order.clone())
     }
 }
 
@@ -100,12 +98,8 @@ impl Vault for Books {
         Ok(())
     }
 
-    fn recorded(&self, duty: DutyId) -> Result<Option<Recorded>, SigningError> {
-        let mut pages = self.pages();
-        if std::mem::take(&mut pages.late) {
-            return Ok(None);
-        }
-        Ok(pages.orders.get(&duty).cloned())
+    fn ordered(&self, duty: DutyId) -> Result<Option<Arc<Order>>, SigningError> {
+        Ok(self.pages().orders.get(&duty).map(|signed| Arc::new(signed.order.clone())))
     }
 
     fn sign(&self, order: Order) -> Later<'_, Result<SignedOrder, SigningError>> {
@@ -113,18 +107,19 @@ impl Vault for Books {
             let _turn = self.gate.acquire().await.unwrap();
             let mut pages = self.pages();
             let Order { purpose, request, .. } = order;
-            if let Some(recorded) = pages.orders.get(&order.duty()) {
-                return match &recorded.result {
-                    Some(signed) if recorded.order == order => Ok(signed.clone()),
-                    _ => Err(SigningError::Conflict { purpose, request }),
+            if let Some(signed) = pages.orders.get(&order.duty()) {
+                let is_same = signed.order == order;
+                return if is_same {
+                    Ok(signed.clone())
+                } else {
+                    Err(SigningError::Conflict { purpose, request })
                 };
             }
             let (key, _) = pages.keys.get(&order.key).unwrap();
             let signature = key.sign_digest(&order.to_sign.digest());
             let audit = Digest::of(pages.orders.len().to_string().as_bytes());
             let signed = SignedOrder { order: order.clone(), signature, audit };
-            let recorded = Recorded { order: order.clone(), result: Some(signed.clone()) };
-            pages.orders.insert(order.duty(), recorded);
+            pages.orders.insert(order.duty(), signed.clone());
             Ok(signed)
         })
     }
