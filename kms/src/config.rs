@@ -8,6 +8,8 @@ use assent_consensus::time::Millis;
 use serde::Deserialize;
 use toml::de::DeTable;
 
+use crate::device::CALL_TIMEOUT;
+
 /// Where the configuration is if no other file is named.
 pub const DEFAULT_PATH: &str = "/etc/assent-kms/kms.toml";
 
@@ -21,7 +23,7 @@ const KEYS: [&str; 7] = [
     "device",
 ];
 /// Keys of every device.
-const DEVICE_KEYS: [&str; 4] = ["name", "driver", "pin_file", "sessions"];
+const DEVICE_KEYS: [&str; 5] = ["name", "driver", "pin_file", "sessions", "call_timeout"];
 /// The most devices.
 pub const DEVICES_LIMIT: usize = 16;
 
@@ -49,6 +51,7 @@ const ALIKE: f64 = 0.7;
 /// token = "pkcs11:token=NAME;serial=NUMBER"   # RFC 7512
 /// pin_file = "pin"               # readable by this user alone; default: the systemd credential assent-kms-pin-NAME
 /// sessions = 8                   # signatures at the same time; default
+/// call_timeout = "10s"           # after which a call that does not return is given up; 12 times that for making a key; default
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -86,6 +89,9 @@ pub struct DeviceConfig {
     /// How many sessions are used.
     #[serde(default = "default_sessions")]
     pub sessions: usize,
+    /// How long a piece of work may keep a session before it is given up.
+    #[serde(default = "default_call_timeout")]
+    pub call_timeout: Millis,
 }
 
 /// The kinds of devices, and how each is found.
@@ -165,6 +171,9 @@ impl Config {
         if config.devices.iter().any(|device| !(1..=SESSIONS_LIMIT).contains(&device.sessions)) {
             return Err(wrong(0, &format!("`sessions` must be from 1 to {SESSIONS_LIMIT}")));
         }
+        if config.devices.iter().any(|device| device.call_timeout == Millis::from_secs(0)) {
+            return Err(wrong(0, "`call_timeout` must be more than 0"));
+        }
         if config.epoch_signatures == 0 {
             return Err(wrong(0, "`epoch_signatures` must be at least 1"));
         }
@@ -193,6 +202,10 @@ fn default_grace() -> Millis {
 
 fn default_epoch_signatures() -> u64 {
     1_000
+}
+
+fn default_call_timeout() -> Millis {
+    Millis::from_secs(CALL_TIMEOUT.as_secs())
 }
 
 fn default_sessions() -> usize {
@@ -305,7 +318,9 @@ mod tests {
         }
         let error = parse(&format!("{SMALLEST}qqq = 1")).expect_err("refused");
         assert!(
-            error.contains("these are known: `name`, `driver`, `pin_file`, `sessions`, `module`, `token`"),
+            error.contains(
+                "these are known: `name`, `driver`, `pin_file`, `sessions`, `call_timeout`, `module`, `token`"
+            ),
             "{error}"
         );
     }

@@ -89,7 +89,8 @@ pub fn driver(config: &Config, device: &DeviceConfig) -> Result<Arc<dyn Driver>,
 /// A pool for each configured device, with as many sessions as `sessions` says.
 fn devices(config: &Config, sessions: impl Fn(&DeviceConfig) -> usize) -> Result<Devices, DaemonError> {
     let pool = |device: &DeviceConfig| -> Result<(Name, Pool), DaemonError> {
-        Ok((device.name.clone(), Pool::start(driver(config, device)?, sessions(device))?))
+        let limit = Duration::from_millis(device.call_timeout.get());
+        Ok((device.name.clone(), Pool::start(driver(config, device)?, sessions(device), limit)?))
     };
     let mut pools = config.devices.iter().map(pool);
     let (name, first) = pools.next().ok_or(DaemonError::NoDevice)??;
@@ -253,7 +254,7 @@ async fn compare_keys(devices: &Devices, rows: Vec<KeyRow>) -> Result<(), Daemon
     let mut differences = Vec::new();
     for (name, pool) in devices.iter() {
         let rows: Vec<KeyRow> = rows.iter().filter(|row| row.device == *name).cloned().collect();
-        differences.extend(pool.run(move |device| compare(&rows, device)).await?);
+        differences.extend(pool.run_slow(move |device| compare(&rows, device)).await?);
     }
     let is_homeless = |row: &&KeyRow| row.state != KeyState::Destroyed && devices.get(&row.device).is_err();
     let homeless = rows.iter().filter(is_homeless);

@@ -15,7 +15,9 @@ use p256::ecdsa::signature::hazmat::PrehashSigner;
 use p256::ecdsa::{self, SigningKey};
 
 use crate::audit::{Entry, LoggedKey};
-use crate::device::{Device, DeviceError, DeviceInfo, DeviceKey, Devices, Driver, EpochMark, ObjectId, Pool};
+use crate::device::{
+    CALL_TIMEOUT, Device, DeviceError, DeviceInfo, DeviceKey, Devices, Driver, EpochMark, ObjectId, Pool,
+};
 use crate::pins::Pins;
 use crate::signing::{KeyName, Order, Purpose, Signing};
 use crate::store::{NewKey, Store, Writer};
@@ -163,7 +165,7 @@ impl SmallKms {
         let store = || Store::open_reader(directory.path()).expect("it opens");
         let pins = Pins::load(&store()).expect("read");
         let writer = Arc::new(Writer::start(directory.path(), pins.clone()).expect("a writer"));
-        let pool = Pool::start(Arc::new(token.clone()), 4).expect("threads");
+        let pool = Pool::start(Arc::new(token.clone()), 4, CALL_TIMEOUT).expect("threads");
         let devices = Arc::new(Devices::new(main_device(), pool));
         let clock = Arc::new(|| UnixMillis::new(NOW));
         let signing = Signing::new(pins.clone(), writer.clone(), store(), devices.clone(), clock);

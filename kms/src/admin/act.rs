@@ -143,7 +143,7 @@ impl Admin {
             KeyName::Contract(name) => format!("assent contract {name} v{version}"),
             KeyName::Operational(name) => format!("assent key {name} v{version}"),
         };
-        let (object, public_key) = pool.run(move |device| device.generate(&label)).await?;
+        let (object, public_key) = pool.run_slow(move |device| device.generate(&label)).await?;
         let created = (self.clock)();
         let key = NewKey {
             device: device.clone(),

@@ -17,7 +17,7 @@ use assent_consensus::encoding;
 use assent_consensus::jwk::{PublicKey, Signature};
 
 pub use devices::Devices;
-pub use pool::{POOL_QUEUE, Pool};
+pub use pool::{CALL_TIMEOUT, POOL_QUEUE, Pool};
 
 /// The most bytes of an [`ObjectId`].
 pub const OBJECT_ID_LIMIT: usize = 64;
@@ -190,6 +190,9 @@ pub enum DeviceError {
     /// The device, or the session, is gone.
     #[error("the token does not answer: {0}")]
     Gone(String),
+    /// It opens no more sessions for now.
+    #[error("the token opens no more sessions: {0}")]
+    Full(String),
     /// It is not to be used before a person looked at the PIN.
     #[error("{0}")]
     Pin(String),

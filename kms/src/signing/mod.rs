@@ -473,7 +473,7 @@ impl From<DeviceError> for SigningError {
         match error {
             DeviceError::Busy => SigningError::Busy,
             DeviceError::Pin(why) => SigningError::WrongPin(why),
-            DeviceError::Gone(why) => SigningError::DeviceGone(why),
+            DeviceError::Gone(why) | DeviceError::Full(why) => SigningError::DeviceGone(why),
             error => SigningError::DeviceFailed(error.to_string()),
         }
     }

@@ -1,43 +1,50 @@
 //! PKCS#11 v2.40 tokens. One module is loaded once for the process; the token is chosen by its `pkcs11:` URI.
 
+mod module;
+mod reaction;
 mod session;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use assent_consensus::token_uri::{KeyUri, TokenDescription};
-use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use cryptoki::context::Pkcs11;
 use cryptoki::error::{Error, RvError};
 use cryptoki::session::{Session, SessionState, UserType};
 use cryptoki::slot::{Slot, TokenInfo};
 
 use super::{Device, DeviceError, Driver};
 use crate::pin::{PinError, PinSource};
-use session::Pkcs11Device;
+use module::{Module, Open};
+use reaction::{Reaction, from_call, reaction};
+use session::{Pkcs11Device, Unfinished};
 
 pub use session::OBJECT_LIMIT;
+
+/// How long a session waits for others: for one that logs in, or for calls that keep the module from being initialised anew.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Which token, by which module, with which PIN.
 pub struct Pkcs11Driver {
     path: PathBuf,
     uri: KeyUri,
     pin: PinSource,
-    module: Arc<Mutex<Module>>,
+    module: Arc<Module>,
+    /// Tells this driver from the others of this process.
+    number: u64,
+    login: LoginTurn,
+    unfinished: Unfinished,
 }
 
-/// The modules of this process by path: two devices of one module share its initialisation.
-static MODULES: LazyLock<Mutex<HashMap<PathBuf, Arc<Mutex<Module>>>>> = LazyLock::new(Mutex::default);
-
-/// The loaded module. The lock is held while a session is opened or closed, so that no session outlives the module's
-/// initialisation: a stale session could sign with the number of a new one.
+/// The login is the application's, not the session's: one session at a time does it, so that the PIN is tried once.
 #[derive(Default)]
-struct Module {
-    loaded: Option<Pkcs11>,
-    is_initialised: bool,
-    sessions: usize,
+struct LoginTurn {
+    taken: Mutex<bool>,
+    free: Condvar,
 }
 
 impl Pkcs11Driver {
@@ -56,26 +63,39 @@ impl Pkcs11Driver {
                     .into(),
             ));
         }
-        Ok(Pkcs11Driver { path: path.into(), uri, pin, module: Module::shared(path) })
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
+        Ok(Pkcs11Driver {
+            path: path.into(),
+            uri,
+            pin,
+            module: Module::shared(path),
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
+            login: LoginTurn::default(),
+            unfinished: Unfinished::default(),
+        })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Module> {
-        self.module.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn open(&self, module: &mut Module) -> Result<Pkcs11Device, DeviceError> {
-        let context = module.start(&self.path)?;
-        let (slot, token) = self.choose(&context)?;
-        let session = context.open_rw_session(slot).map_err(|error| self.broken(&error))?;
-        self.login(&session, &token)?;
-        module.sessions += 1;
-        Ok(Pkcs11Device::new(session, context, slot, self.module.clone()))
+    fn open(&self) -> Result<Pkcs11Device, DeviceError> {
+        let visit = self.module.visit(&self.path, PATIENCE)?;
+        let (slot, token) = self.choose(visit.context())?;
+        let token_name = format!("{} {} {}", token.manufacturer_id(), token.serial_number(), token.label());
+        if !self.module.claim(&token_name, self.number) {
+            return Err(DeviceError::Setup(format!(
+                "the token `{}` is that of another `[[device]]` already, by another URI: name each token once",
+                token.label().escape_debug()
+            )));
+        }
+        let session = visit.context().open_rw_session(slot).map_err(|error| self.failed(&error))?;
+        // From here on it is closed whatever happens.
+        let device = Pkcs11Device::new(Open { session, visit }, slot, self.unfinished.clone());
+        device.log_in(|session| self.login(session, &token))?;
+        Ok(device)
     }
 
     /// The one token that fits the URI.
     fn choose(&self, context: &Pkcs11) -> Result<(Slot, TokenInfo), DeviceError> {
         let (mut fitting, mut found) = (Vec::new(), Vec::new());
-        for slot in context.get_slots_with_token().map_err(|error| self.broken(&error))? {
+        for slot in context.get_slots_with_token().map_err(|error| self.failed(&error))? {
             // A slot whose token cannot be asked is none that fits; another one may.
             let Ok(info) = context.get_token_info(slot) else { continue };
             if !info.token_initialized() {
@@ -106,8 +126,15 @@ impl Pkcs11Driver {
 
     /// Logs in, unless another session did: the login is the application's.
     fn login(&self, session: &Session, token: &TokenInfo) -> Result<(), DeviceError> {
-        let state = session.get_session_info().map_err(|error| self.broken(&error))?.session_state();
-        if !token.login_required() || matches!(state, SessionState::RoUser | SessionState::RwUser) {
+        let is_in = || -> Result<bool, DeviceError> {
+            let state = session.get_session_info().map_err(|error| self.failed(&error))?.session_state();
+            Ok(matches!(state, SessionState::RoUser | SessionState::RwUser))
+        };
+        if !token.login_required() || is_in()? {
+            return Ok(());
+        }
+        let _turn = self.login.take()?;
+        if is_in()? {
             return Ok(());
         }
         let label = token.label().escape_debug().to_string();
@@ -140,28 +167,44 @@ impl Pkcs11Driver {
                     "the PIN of the token `{label}` is locked: its security officer can unlock it"
                 )))
             }
-            // The token did not come so far as to look at the PIN.
-            Err(error @ Error::Pkcs11(RvError::DeviceRemoved | RvError::TokenNotPresent, _)) => {
+            Err(error @ Error::Pkcs11(RvError::PinExpired | RvError::UserPinNotInitialized, _)) => {
                 self.pin.was_not_tried()?;
-                Err(self.broken(&error))
+                Err(DeviceError::Pin(from_call(&error).to_string()))
             }
-            Err(error) => Err(self.broken(&error)),
+            // The token did not come so far as to look at the PIN.
+            Err(
+                error @ Error::Pkcs11(
+                    RvError::DeviceRemoved
+                    | RvError::TokenNotPresent
+                    | RvError::SessionHandleInvalid
+                    | RvError::SessionClosed
+                    | RvError::CryptokiNotInitialized,
+                    _,
+                ),
+            ) => {
+                self.pin.was_not_tried()?;
+                Err(self.failed(&error))
+            }
+            Err(error) => Err(self.failed(&error)),
         }
     }
 
-    fn broken(&self, error: &Error) -> DeviceError {
-        DeviceError::Gone(words(error))
+    /// An error while a session is opened.
+    fn failed(&self, error: &Error) -> DeviceError {
+        if reaction(error) == Reaction::Reinitialise {
+            self.module.must_restart();
+        }
+        from_call(error)
     }
 }
 
 impl Driver for Pkcs11Driver {
     fn connect(&self) -> Result<Box<dyn Device>, DeviceError> {
-        let mut module = self.lock();
-        match self.open(&mut module) {
+        match self.open() {
             // Modules see new tokens, and ones that came back, only when they are initialised again.
-            Err(DeviceError::Gone(_)) if module.sessions == 0 && module.is_initialised => {
-                module.stop();
-                Ok(Box::new(self.open(&mut module)?))
+            Err(DeviceError::Gone(_)) => {
+                self.module.must_restart_if_unused();
+                Ok(Box::new(self.open()?))
             }
             result => Ok(Box::new(result?)),
         }
@@ -170,59 +213,32 @@ impl Driver for Pkcs11Driver {
 
 impl Drop for Pkcs11Driver {
     fn drop(&mut self) {
-        let mut module = self.lock();
-        if module.sessions == 0 {
-            module.stop();
-        }
+        self.module.release(self.number);
     }
 }
 
-impl Module {
-    /// The one module at a path.
-    fn shared(path: &Path) -> Arc<Mutex<Module>> {
-        // One that is not there is told of when it is loaded.
-        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        MODULES.lock().unwrap_or_else(PoisonError::into_inner).entry(path).or_default().clone()
-    }
+/// Held while one session logs in.
+struct LoggingIn<'l>(&'l LoginTurn);
 
-    fn start(&mut self, path: &Path) -> Result<Pkcs11, DeviceError> {
-        let unusable = |why: String| {
-            DeviceError::Setup(format!(
-                "the PKCS#11 module `{}` cannot be used: {why}; check `module` in the configuration, and that the \
-                 token's software is installed",
-                path.display()
-            ))
-        };
-        let context = match &self.loaded {
-            Some(context) => context.clone(),
-            None => {
-                if !path.is_file() {
-                    return Err(unusable("there is no such file".into()));
-                }
-                Pkcs11::new(path).map_err(|error| unusable(words(&error)))?
-            }
-        };
-        if !self.is_initialised {
-            match context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
-                Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
-                // It worked before: what is missing is its token, and may come back.
-                Err(error) if self.loaded.is_some() => return Err(DeviceError::Gone(words(&error))),
-                Err(error) => return Err(unusable(words(&error))),
-            }
-            self.is_initialised = true;
+impl LoginTurn {
+    fn take(&self) -> Result<LoggingIn<'_>, DeviceError> {
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut taken, waited) = self
+            .free
+            .wait_timeout_while(taken, PATIENCE, |taken| *taken)
+            .unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() && *taken {
+            return Err(DeviceError::Gone("the login of another session does not return".into()));
         }
-        self.loaded = Some(context.clone());
-        Ok(context)
+        *taken = true;
+        Ok(LoggingIn(self))
     }
+}
 
-    /// Only without sessions.
-    fn stop(&mut self) {
-        self.is_initialised = false;
-        if let Some(context) = self.loaded.clone()
-            && let Err(error) = context.finalize()
-        {
-            tracing::warn!(error = words(&error), "the PKCS#11 module does not finalise");
-        }
+impl Drop for LoggingIn<'_> {
+    fn drop(&mut self) {
+        *self.0.taken.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.0.free.notify_one();
     }
 }
 

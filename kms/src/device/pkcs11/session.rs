@@ -4,14 +4,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use assent_consensus::digest::Digest;
 use assent_consensus::jwk::{PublicKey, Signature};
-use cryptoki::context::{Function, Pkcs11};
-use cryptoki::error::{Error, RvError};
+use cryptoki::error::Result as CallResult;
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
 use cryptoki::slot::{Limit, Slot, TokenInfo};
 
-use super::{Module, words};
+use super::module::{Held, Module, Open};
+use super::reaction::{Reaction, from_call, reaction};
 use crate::device::{Device, DeviceError, DeviceInfo, DeviceKey, EpochMark, ObjectId, read_mark, write_mark};
 
 /// The most objects of one kind that are looked at.
@@ -28,40 +28,67 @@ const MARK_LABEL: &[u8] = b"assent-kms-epoch";
 
 /// One session with the token, logged in.
 pub(super) struct Pkcs11Device {
-    /// Nothing once it is dropped.
-    session: Option<Session>,
-    context: Pkcs11,
+    held: Arc<Held>,
+    module: Arc<Module>,
     slot: Slot,
     /// Handles of private keys that were used, so that no search comes before a signature.
     handles: Vec<(ObjectId, ObjectHandle)>,
-    module: Arc<Mutex<Module>>,
+    unfinished: Unfinished,
 }
+
+/// Key pairs of which it is not known whether they were made: the call did not come back with an answer. They are looked
+/// for, and destroyed, before the next pair is made.
+pub(super) type Unfinished = Arc<Mutex<Vec<ObjectId>>>;
 
 impl Drop for Pkcs11Device {
     fn drop(&mut self) {
-        let mut module = self.module.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(self.session.take());
-        module.sessions -= 1;
+        self.held.close();
     }
 }
 
 impl Pkcs11Device {
-    pub(super) fn new(
-        session: Session,
-        context: Pkcs11,
-        slot: Slot,
-        module: Arc<Mutex<Module>>,
-    ) -> Pkcs11Device {
-        Pkcs11Device { session: Some(session), context, slot, handles: Vec::new(), module }
+    pub(super) fn new(open: Open, slot: Slot, unfinished: Unfinished) -> Pkcs11Device {
+        let module = open.visit.module().clone();
+        Pkcs11Device { held: module.hold(open), module, slot, handles: Vec::new(), unfinished }
     }
 
-    pub(super) fn session(&self) -> Result<&Session, DeviceError> {
-        self.session.as_ref().ok_or_else(|| DeviceError::Gone("the session is closed".into()))
+    /// Calls the module with the session. What is done about an error is [`reaction`]'s to say.
+    pub(super) fn call<T>(&self, work: impl Fn(&Session) -> CallResult<T>) -> Result<T, DeviceError> {
+        self.with(|open| work(&open.session))
+    }
+
+    /// Does what makes the session one that is logged in.
+    pub(super) fn log_in(
+        &self,
+        work: impl FnOnce(&Session) -> Result<(), DeviceError>,
+    ) -> Result<(), DeviceError> {
+        match &*self.held.get() {
+            Some(open) => work(&open.session),
+            None => Err(DeviceError::Gone("the module is initialised anew".into())),
+        }
+    }
+
+    fn with<T>(&self, work: impl Fn(&Open) -> CallResult<T>) -> Result<T, DeviceError> {
+        let once = || match &*self.held.get() {
+            Some(open) => Ok(work(open)),
+            None => Err(DeviceError::Gone("the module is initialised anew".into())),
+        };
+        let mut result = once()?;
+        if result.as_ref().is_err_and(|error| reaction(error) == Reaction::Retry) {
+            result = once()?;
+        }
+        if result.as_ref().is_err_and(|error| reaction(error) == Reaction::Reinitialise) {
+            self.module.must_restart();
+        }
+        if self.module.is_to_restart() {
+            self.held.close();
+        }
+        result.map_err(|error| from_call(&error))
     }
 
     /// An empty search of a token that is gone is no answer: it is asked whether it is there.
     fn find(&self, template: &[Attribute]) -> Result<Vec<ObjectHandle>, DeviceError> {
-        let found = self.session()?.find_objects(template).map_err(from_call)?;
+        let found = self.call(|session| session.find_objects(template))?;
         if found.is_empty() {
             self.probe()?;
         }
@@ -69,7 +96,7 @@ impl Pkcs11Device {
     }
 
     fn probe(&self) -> Result<TokenInfo, DeviceError> {
-        self.context.get_token_info(self.slot).map_err(|error| DeviceError::Gone(words(&error)))
+        self.with(|open| open.visit.context().get_token_info(self.slot))
     }
 
     fn pair(&self, class: ObjectClass, object: ObjectId) -> Result<Vec<ObjectHandle>, DeviceError> {
@@ -95,7 +122,7 @@ impl Pkcs11Device {
     fn point(&self, key: ObjectHandle) -> Result<Option<PublicKey>, DeviceError> {
         let (mut on_p256, mut point) = (false, None);
         let wanted = [AttributeType::EcParams, AttributeType::EcPoint];
-        for attribute in self.session()?.get_attributes(key, &wanted).map_err(from_call)? {
+        for attribute in self.call(|session| session.get_attributes(key, &wanted))? {
             match attribute {
                 Attribute::EcParams(parameters) => on_p256 = parameters == P256_PARAMETERS,
                 // Some modules leave out the DER header that PKCS#11 asks for.
@@ -112,7 +139,7 @@ impl Pkcs11Device {
     fn name(&self, key: ObjectHandle) -> Result<(Option<ObjectId>, String), DeviceError> {
         let (mut id, mut label) = (None, String::new());
         let wanted = [AttributeType::Id, AttributeType::Label];
-        for attribute in self.session()?.get_attributes(key, &wanted).map_err(from_call)? {
+        for attribute in self.call(|session| session.get_attributes(key, &wanted))? {
             match attribute {
                 Attribute::Id(bytes) => id = ObjectId::new(&bytes),
                 Attribute::Label(bytes) => label = String::from_utf8_lossy(&bytes).into_owned(),
@@ -135,18 +162,32 @@ impl Pkcs11Device {
             (AttributeType::Sign, true, "able to sign"),
         ];
         let types = wanted.map(|(attribute, ..)| attribute);
-        let has = self.session()?.get_attributes(key, &types).map_err(from_call)?;
+        let has = self.call(|session| session.get_attributes(key, &types))?;
         let holds = |attribute: AttributeType, value: bool| {
             has.iter().any(|has| has.attribute_type() == attribute && is_flag(has, value))
         };
         Ok(wanted.iter().find(|(attribute, value, _)| !holds(*attribute, *value)).map(|(.., words)| *words))
     }
 
+    fn unfinished(&self) -> std::sync::MutexGuard<'_, Vec<ObjectId>> {
+        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Destroys what an attempt left behind that did not come to its end.
+    fn destroy_unfinished(&mut self) -> Result<(), DeviceError> {
+        let left: Vec<ObjectId> = self.unfinished().clone();
+        for object in left {
+            self.destroy(object)?;
+            self.unfinished().retain(|unfinished| *unfinished != object);
+        }
+        Ok(())
+    }
+
     fn marks(&self) -> Result<Vec<(ObjectHandle, EpochMark)>, DeviceError> {
         let template = [Attribute::Class(ObjectClass::DATA), Attribute::Label(MARK_LABEL.into())];
         let mut marks = Vec::new();
         for handle in self.find(&template)? {
-            let value = self.session()?.get_attributes(handle, &[AttributeType::Value]).map_err(from_call)?;
+            let value = self.call(|session| session.get_attributes(handle, &[AttributeType::Value]))?;
             if let Some(mark) = value.iter().find_map(|attribute| match attribute {
                 Attribute::Value(bytes) => read_mark(bytes),
                 _ => None,
@@ -161,7 +202,7 @@ impl Pkcs11Device {
 impl Device for Pkcs11Device {
     fn info(&mut self) -> Result<DeviceInfo, DeviceError> {
         let token = self.probe()?;
-        let module = self.context.get_library_info().map_err(from_call)?;
+        let module = self.with(|open| open.visit.context().get_library_info())?;
         let count = |limit| match limit {
             Limit::Max(number) => Some(number),
             _ => None,
@@ -191,25 +232,23 @@ impl Device for Pkcs11Device {
             Attribute::Decrypt(false),
             Attribute::Derive(false),
         ];
-        let session = self.session()?;
-        let (public, private) = session
-            .generate_key_pair(
-                &Mechanism::EccKeyPairGen,
-                &[&named[..], &public].concat(),
-                &[&named[..], &private].concat(),
-            )
-            .map_err(from_call)?;
+        let (public, private) = ([&named[..], &public].concat(), [&named[..], &private].concat());
+        self.destroy_unfinished()?;
+        self.unfinished().push(object);
+        let (public, private) =
+            self.call(|session| session.generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private))?;
         let checked = self.missing(private).and_then(|missing| match missing {
             Some(words) => Err(DeviceError::Unsafe(words)),
             None => self.point(public)?.ok_or(DeviceError::Unsafe("on P-256")),
         });
         match checked {
-            Ok(key) => Ok((object, key)),
+            Ok(key) => {
+                self.unfinished().retain(|unfinished| *unfinished != object);
+                Ok((object, key))
+            }
             Err(error) => {
-                for handle in [private, public] {
-                    if let Err(error) = self.session()?.destroy_object(handle) {
-                        tracing::error!(%object, error = words(&error), "a key that is not used cannot be destroyed");
-                    }
+                if let Err(error) = self.destroy_unfinished() {
+                    tracing::error!(%object, %error, "a key that is not used is destroyed before the next one is made");
                 }
                 Err(error)
             }
@@ -229,19 +268,10 @@ impl Device for Pkcs11Device {
 
     fn sign(&mut self, object: ObjectId, digest: &Digest) -> Result<Signature, DeviceError> {
         let key = self.private(object)?;
-        let signed = self.session()?.sign(&Mechanism::Ecdsa, key, digest.as_bytes());
-        match signed {
-            Ok(signature) => {
-                let length = signature.len();
-                let wrong = |_| DeviceError::Failed(format!("a signature has {length} bytes, not 64"));
-                Signature::try_from(signature).map_err(wrong)
-            }
-            // The handle is of a key, or a login, that is no more. A new session looks for the key again.
-            Err(Error::Pkcs11(RvError::ObjectHandleInvalid | RvError::KeyHandleInvalid, _)) => {
-                Err(DeviceError::Gone("the key's handle is not valid any more".into()))
-            }
-            Err(error) => Err(from_call(error)),
-        }
+        let signature = self.call(|session| session.sign(&Mechanism::Ecdsa, key, digest.as_bytes()))?;
+        let length = signature.len();
+        Signature::try_from(signature)
+            .map_err(|_| DeviceError::Failed(format!("a signature has {length} bytes, not 64")))
     }
 
     fn list(&mut self) -> Result<Vec<DeviceKey>, DeviceError> {
@@ -269,7 +299,7 @@ impl Device for Pkcs11Device {
         self.handles.retain(|(known, _)| *known != object);
         for class in [ObjectClass::PRIVATE_KEY, ObjectClass::PUBLIC_KEY] {
             for handle in self.pair(class, object)? {
-                self.session()?.destroy_object(handle).map_err(from_call)?;
+                self.call(|session| session.destroy_object(handle))?;
             }
         }
         Ok(())
@@ -291,11 +321,11 @@ impl Device for Pkcs11Device {
                 Attribute::Label(MARK_LABEL.into()),
                 Attribute::Value(write_mark(mark).into_bytes()),
             ];
-            self.session()?.create_object(&object).map_err(from_call)?;
+            self.call(|session| session.create_object(&object))?;
         }
         for (handle, old) in before {
             if old.instance == mark.instance && old != mark {
-                self.session()?.destroy_object(handle).map_err(from_call)?;
+                self.call(|session| session.destroy_object(handle))?;
             }
         }
         Ok(())
@@ -314,36 +344,5 @@ fn is_flag(attribute: &Attribute, value: bool) -> bool {
         | Attribute::Local(has)
         | Attribute::Sign(has) => *has == value,
         _ => false,
-    }
-}
-
-/// Whether the session is of no use after an error, or the token just said no.
-fn from_call(error: Error) -> DeviceError {
-    use RvError::{
-        CryptokiNotInitialized, DeviceError as Device, DeviceMemory, DeviceRemoved, FunctionFailed,
-        GeneralError, KeyFunctionNotPermitted, OperationActive, SessionClosed, SessionHandleInvalid,
-        SlotIdInvalid, TokenNotPresent, UserNotLoggedIn,
-    };
-    let text = words(&error);
-    match error {
-        Error::Pkcs11(
-            CryptokiNotInitialized
-            | Device
-            | DeviceMemory
-            | DeviceRemoved
-            | GeneralError
-            | OperationActive
-            | SessionClosed
-            | SessionHandleInvalid
-            | SlotIdInvalid
-            | TokenNotPresent
-            | UserNotLoggedIn,
-            _,
-        ) => DeviceError::Gone(text),
-        // SoftHSM says so of a key whose file it cannot read.
-        Error::Pkcs11(KeyFunctionNotPermitted | FunctionFailed, Function::Sign | Function::SignInit) => {
-            DeviceError::Gone(text)
-        }
-        _ => DeviceError::Failed(text),
     }
 }

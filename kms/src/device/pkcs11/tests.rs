@@ -26,8 +26,9 @@ fn a_generated_key_signs_and_is_never_extractable() {
         assert_eq!(listed.len(), 1);
         assert_eq!((listed[0].label.as_str(), listed[0].has_private), ("a key", true));
 
-        let module = driver.lock().loaded.clone().expect("loaded");
-        let session = module.open_ro_session(driver.choose(&module).expect("it").0).expect("a session");
+        let visit = driver.module.visit(token.module(), PATIENCE).expect("it runs");
+        let slot = driver.choose(visit.context()).expect("the token").0;
+        let session = visit.context().open_ro_session(slot).expect("a session");
         let private = session.find_objects(&[Attribute::Class(ObjectClass::PRIVATE_KEY)]).expect("found");
         let types = [AttributeType::Sensitive, AttributeType::Extractable, AttributeType::Value];
         let attributes = session.get_attributes(private[0], &types).expect("read");
@@ -43,9 +44,7 @@ fn a_generated_key_signs_and_is_never_extractable() {
 fn a_key_that_could_leave_the_token_is_noticed() {
     with_token!("weak", |token| {
         let driver = driver(token);
-        let mut module = driver.lock();
-        let device = driver.open(&mut module).expect("the token");
-        drop(module);
+        let device = driver.open().expect("the token");
         let public = [Attribute::Token(true), Attribute::EcParams(P256_PARAMETERS.to_vec())];
         let weak = |sensitive, extractable| {
             let private = [
@@ -55,8 +54,8 @@ fn a_key_that_could_leave_the_token_is_noticed() {
                 Attribute::Extractable(extractable),
                 Attribute::Sign(true),
             ];
-            let session = device.session().expect("open");
-            let pair = session.generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private);
+            let pair = device
+                .call(|session| session.generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private));
             device.missing(pair.expect("generated").1).expect("read")
         };
         assert_eq!(weak(false, false), Some("sensitive"));
@@ -95,6 +94,24 @@ fn the_sessions_of_one_token_outlive_a_driver_of_another_on_the_same_module() {
         drop(other);
         let digest = Digest::of(b"a");
         key.verify_digest(&digest, &device.sign(object, &digest).expect("signed")).expect("right");
+    });
+}
+
+#[test]
+fn one_token_by_two_uris_is_noticed_before_its_pin_is_tried_twice() {
+    with_token!("one", |token| {
+        let one = driver(token);
+        let device = one.connect().expect("the token");
+        let pin =
+            PinSource::new(&"other".parse().expect("a name"), Some(token.pin_file()), token.directory());
+        let by_label = Pkcs11Driver::new(token.module(), "pkcs11:token=one", pin.expect("a file"));
+        let refused = by_label.expect("a good URI").connect().err().expect("refused").to_string();
+        assert!(refused.contains("another `[[device]]` already"), "{refused}");
+        drop((device, one));
+        let pin =
+            PinSource::new(&"other".parse().expect("a name"), Some(token.pin_file()), token.directory());
+        let by_label = Pkcs11Driver::new(token.module(), "pkcs11:token=one", pin.expect("a file"));
+        by_label.expect("a good URI").connect().expect("it is free again");
     });
 }
 

@@ -1,0 +1,131 @@
+//! Worker threads, one for each session, behind one bounded queue.
+//!
+//! ```text
+//! run ─▶ queue ─▶ worker: session ── work ──▶ reply
+//!                   │  lost: a new session, and the work once more
+//!                   │  no session to be had: the work goes to those who have one, or is answered
+//!                   └─ no return in time: the watch replies, and another thread takes the worker's place
+//! ```
+//!
+//! A call into a device cannot be broken off. A thread that does not come back from one stays until it does, and is taken
+//! up again then. There are at most twice as many threads as sessions; when all of them hang, work is refused at once.
+
+mod queue;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use assent_consensus::digest::Digest;
+use assent_consensus::jwk::{PublicKey, Signature};
+use p256::ecdsa;
+use tokio::sync::oneshot;
+
+use super::{Device, DeviceError, Driver, ObjectId};
+use queue::{Attempt, Job, Queue};
+
+/// The most jobs that wait for a session.
+pub const POOL_QUEUE: usize = 1_024;
+/// How long a piece of work may keep a device, unless the configuration says otherwise.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many times as long it may take to make a key, or to look at all keys.
+const SLOW: u32 = 12;
+
+/// A pool of sessions with one device. Its threads end when it is dropped, but for those that do not come back from the
+/// device.
+pub struct Pool {
+    queue: Arc<Queue>,
+    call_timeout: Duration,
+}
+
+impl Pool {
+    /// Starts `sessions` workers; a piece of work that keeps one for longer than `call_timeout` is answered as lost.
+    ///
+    /// # Errors
+    /// If the system starts no thread.
+    pub fn start(driver: Arc<dyn Driver>, sessions: usize, call_timeout: Duration) -> std::io::Result<Pool> {
+        Ok(Pool { queue: Queue::start(driver, sessions)?, call_timeout })
+    }
+
+    /// Signs with a key and verifies: the signature has its s in the low half.
+    ///
+    /// # Errors
+    /// [`DeviceError`]
+    pub async fn sign(
+        &self,
+        object: ObjectId,
+        key: PublicKey,
+        digest: Digest,
+    ) -> Result<Signature, DeviceError> {
+        self.run(move |device| {
+            let signature = low_s(device.sign(object, &digest)?)?;
+            key.verify_digest(&digest, &signature).map_err(|_| DeviceError::WrongSignature)?;
+            Ok(signature)
+        })
+        .await
+    }
+
+    /// Does `work` with one session. If that is lost on the way, `work` is done once more with a new one.
+    ///
+    /// # Errors
+    /// [`DeviceError`]
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl Fn(&mut dyn Device) -> Result<T, DeviceError> + Send + 'static,
+    ) -> Result<T, DeviceError> {
+        self.run_within(self.call_timeout, work).await
+    }
+
+    /// The same for work that takes long: making a key, or looking at many objects.
+    ///
+    /// # Errors
+    /// [`DeviceError`]
+    pub async fn run_slow<T: Send + 'static>(
+        &self,
+        work: impl Fn(&mut dyn Device) -> Result<T, DeviceError> + Send + 'static,
+    ) -> Result<T, DeviceError> {
+        self.run_within(self.call_timeout * SLOW, work).await
+    }
+
+    async fn run_within<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        work: impl Fn(&mut dyn Device) -> Result<T, DeviceError> + Send + 'static,
+    ) -> Result<T, DeviceError> {
+        let (reply, answer) = oneshot::channel();
+        // Both the worker and the watch may answer: whoever is first.
+        let reply = Arc::new(Mutex::new(Some(reply)));
+        let answer_with = move |result| {
+            if let Some(reply) = reply.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                // Nobody waits for the answer any more: the caller has gone.
+                let _ = reply.send(result);
+            }
+        };
+        let fail = answer_with.clone();
+        self.queue.put(Job::new(
+            limit,
+            move |device| match work(device) {
+                Err(why) if why.is_lost() => Attempt::Lost(why),
+                result => {
+                    answer_with(result);
+                    Attempt::Done
+                }
+            },
+            move |why| fail(Err(why)),
+        ))?;
+        answer.await.map_err(|_| DeviceError::Gone("its worker ended".into()))?
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.queue.close(self.call_timeout);
+    }
+}
+
+/// The same signature with s in the low half: both are valid, and one form leaves nothing to choose.
+fn low_s(signature: Signature) -> Result<Signature, DeviceError> {
+    let signature = ecdsa::Signature::from_slice(&signature).map_err(|_| DeviceError::WrongSignature)?;
+    Ok(signature.normalize_s().to_bytes().into())
+}
