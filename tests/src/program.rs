@@ -27,6 +27,18 @@ pub fn target_directory() -> Result<PathBuf> {
     Ok(directory()?.parent().context("programs are built into a directory of their own")?.to_owned())
 }
 
+/// The Python that has the libraries of others with which ours are compared.
+///
+/// # Errors
+/// It is not installed; the message says what installs it.
+pub fn python() -> Result<PathBuf> {
+    let python = target_directory()?.join("tools/bin/python3");
+    if !python.exists() {
+        bail!("`{}` is not there; `scripts/setup --test` installs it", python.display());
+    }
+    Ok(python)
+}
+
 fn directory() -> Result<PathBuf> {
     let here = std::env::current_exe().context("this program does not know where it is")?;
     let directory = here.parent().context("this program is in no directory")?;

@@ -16,7 +16,7 @@ pub type Verdict = Result<(), String>;
 /// It is not installed, or breaks.
 pub fn verdicts(genesis: &Path, bundles: &[PathBuf]) -> Result<Vec<Verdict>> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("verify_bundles.py");
-    let mut command = Command::new(python()?);
+    let mut command = Command::new(program::python()?);
     command.arg(&script).arg("--genesis").arg(genesis).args(bundles);
     let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
     let said = String::from_utf8_lossy(&output.stdout);
@@ -33,13 +33,4 @@ pub fn verdicts(genesis: &Path, bundles: &[PathBuf]) -> Result<Vec<Verdict>> {
         );
     }
     Ok(verdicts)
-}
-
-/// The Python that has the JOSE library.
-fn python() -> Result<PathBuf> {
-    let python = program::target_directory()?.join("tools/bin/python3");
-    if !python.exists() {
-        bail!("`{}` is not there; `scripts/setup --test` installs it", python.display());
-    }
-    Ok(python)
 }
