@@ -2,16 +2,17 @@
 //! DESIGN section 6.
 //!
 //! ```text
-//! format  what the key signs                                       what the result is
-//! der     the file                                                 ECDSA-Sig-Value (RFC 3279 section 2.2.3)
-//! raw     the file                                                 r and s, 32 bytes each
-//! dsse    PAE of an in-toto Statement v1 (DSSE v1)                 DSSE v1 envelope in JSON
-//! jws     the same statement in a compact JWS (RFC 7515)           that JWS
+//! format  what the key signs                              what the result is
+//! der     SHA-256 of the file                             ECDSA-Sig-Value (RFC 3279 section 2.2.3); RSA: as in raw
+//! raw     SHA-256 of the file                             r and s, 32 or 48 bytes each; RSA: the signature's bytes
+//! dsse    PAE of an in-toto Statement v1 (DSSE v1)        DSSE v1 envelope in JSON, its signature as in der
+//! jws     the same statement in a compact JWS (RFC 7515)  that JWS
 //! ```
 //!
-//! A signature has one form in each format: what verifies is exactly what [`Artifact::assemble`] makes of r and s.
-
-mod der;
+//! A file is known by its SHA-256, so that is what a key on P-384 signs of it too (`openssl dgst -sha256`). A message is
+//! hashed as the key's algorithm says (RFC 7518 section 3.1): with SHA-384 for ES384.
+//!
+//! A signature has one form in each format: what verifies is exactly what [`Artifact::assemble`] makes of it.
 
 use base64ct::{Base64, Encoding};
 use serde::{Deserialize, Serialize};
@@ -19,9 +20,10 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::encoding;
 use crate::json;
-use crate::jwk::{PublicKey, Signature, Thumbprint};
+use crate::jwk::Thumbprint;
 use crate::message::RequestId;
 use crate::name::DisplayText;
+use crate::operational_key::{Algorithm, MessageDigest, RawSignature, VerificationKey, der};
 use crate::subject::SignatureFormat;
 
 /// The `typ` of a JWS over a statement; none of Assent's messages has it.
@@ -65,41 +67,41 @@ pub enum ToSign {
 pub struct BadArtifactSignature;
 
 impl ToSign {
-    /// The SHA-256 digest that is signed.
-    pub fn digest(&self) -> Digest {
+    /// The digest that a key of this algorithm signs.
+    pub fn digest(&self, algorithm: Algorithm) -> MessageDigest {
         match self {
-            ToSign::Digest(digest) => *digest,
-            ToSign::Message(bytes) => Digest::of(bytes),
+            ToSign::Digest(digest) => MessageDigest::Sha256(*digest),
+            ToSign::Message(bytes) => algorithm.digest(bytes),
         }
     }
 }
 
 impl Artifact {
-    /// What the key `kid` signs.
-    pub fn to_sign(&self, kid: Thumbprint) -> ToSign {
+    /// What `key` signs.
+    pub fn to_sign(&self, key: &VerificationKey) -> ToSign {
         match self.format {
             SignatureFormat::Der | SignatureFormat::Raw => ToSign::Digest(self.digest),
             SignatureFormat::Dsse => ToSign::Message(pae(&self.statement())),
-            SignatureFormat::Jws => ToSign::Message(self.signing_input(kid).into_bytes()),
+            SignatureFormat::Jws => ToSign::Message(self.signing_input(key).into_bytes()),
         }
     }
 
-    /// The result: the signature of the key `kid` over [`to_sign`](Artifact::to_sign), in its format.
-    pub fn assemble(&self, kid: Thumbprint, signature: &Signature) -> Vec<u8> {
+    /// The result: the signature of `key` over [`to_sign`](Artifact::to_sign), in its format.
+    pub fn assemble(&self, key: &VerificationKey, signature: &RawSignature) -> Vec<u8> {
         match self.format {
-            SignatureFormat::Der => der::encode(signature),
-            SignatureFormat::Raw => signature.to_vec(),
+            SignatureFormat::Der => to_der(key, signature),
+            SignatureFormat::Raw => signature.0.clone(),
             SignatureFormat::Dsse => json::write(&Envelope {
                 payload: Base64::encode_string(&self.statement()),
                 payload_type: STATEMENT_TYPE.into(),
                 signatures: [EnvelopeSignature {
-                    keyid: kid,
+                    keyid: key.thumbprint(),
                     // As stock verifiers of DSSE expect it of ECDSA keys.
-                    sig: Base64::encode_string(&der::encode(signature)),
+                    sig: Base64::encode_string(&to_der(key, signature)),
                 }],
             }),
             SignatureFormat::Jws => {
-                format!("{}.{}", self.signing_input(kid), encoding::encode(signature)).into_bytes()
+                format!("{}.{}", self.signing_input(key), encoding::encode(&signature.0)).into_bytes()
             }
         }
     }
@@ -108,28 +110,28 @@ impl Artifact {
     ///
     /// # Errors
     /// [`BadArtifactSignature`]
-    pub fn verify(&self, key: &PublicKey, result: &[u8]) -> Result<(), BadArtifactSignature> {
-        let signature = self.signature(result).ok_or(BadArtifactSignature)?;
-        if self.assemble(key.thumbprint(), &signature) != result {
+    pub fn verify(&self, key: &VerificationKey, result: &[u8]) -> Result<(), BadArtifactSignature> {
+        let signature = self.signature(key, result).ok_or(BadArtifactSignature)?;
+        if self.assemble(key, &signature) != result {
             return Err(BadArtifactSignature);
         }
-        let digest = self.to_sign(key.thumbprint()).digest();
-        key.verify_digest(&digest, &signature).map_err(|_| BadArtifactSignature)
+        let digest = self.to_sign(key).digest(key.algorithm());
+        key.verify(&digest, &signature).map_err(|_| BadArtifactSignature)
     }
 
-    /// r and s of a result, whatever else stands in it.
-    fn signature(&self, result: &[u8]) -> Option<Signature> {
+    /// The signature in a result, whatever else stands there.
+    fn signature(&self, key: &VerificationKey, result: &[u8]) -> Option<RawSignature> {
         match self.format {
-            SignatureFormat::Der => der::decode(result),
-            SignatureFormat::Raw => result.try_into().ok(),
+            SignatureFormat::Der => from_der(key, result.to_vec()),
+            SignatureFormat::Raw => of_length(key, result.to_vec()),
             SignatureFormat::Dsse => {
                 let envelope: Envelope = json::read(result).ok()?;
                 let [EnvelopeSignature { sig, .. }] = &envelope.signatures;
-                der::decode(&Base64::decode_vec(sig).ok()?)
+                from_der(key, Base64::decode_vec(sig).ok()?)
             }
             SignatureFormat::Jws => {
                 let (_, signature) = std::str::from_utf8(result).ok()?.rsplit_once('.')?;
-                encoding::decode_array(signature).ok()
+                of_length(key, encoding::decode(signature).ok()?)
             }
         }
     }
@@ -145,10 +147,30 @@ impl Artifact {
         })
     }
 
-    fn signing_input(&self, kid: Thumbprint) -> String {
-        let header = format!(r#"{{"alg":"ES256","kid":"{kid}","typ":"{STATEMENT_TYP}"}}"#);
+    fn signing_input(&self, key: &VerificationKey) -> String {
+        let (algorithm, kid) = (key.algorithm(), key.thumbprint());
+        let header = format!(r#"{{"alg":"{algorithm}","kid":"{kid}","typ":"{STATEMENT_TYP}"}}"#);
         format!("{}.{}", encoding::encode(header.as_bytes()), encoding::encode(&self.statement()))
     }
+}
+
+/// The form in DER that ECDSA signatures have, and RSA ones need not.
+fn to_der(key: &VerificationKey, signature: &RawSignature) -> Vec<u8> {
+    match key.algorithm().is_ecdsa() {
+        true => der::encode(&signature.0),
+        false => signature.0.clone(),
+    }
+}
+
+fn from_der(key: &VerificationKey, bytes: Vec<u8>) -> Option<RawSignature> {
+    match key.algorithm().is_ecdsa() {
+        true => der::decode(&bytes, key.public_key().kind().signature_length()).map(RawSignature),
+        false => of_length(key, bytes),
+    }
+}
+
+fn of_length(key: &VerificationKey, bytes: Vec<u8>) -> Option<RawSignature> {
+    (bytes.len() == key.public_key().kind().signature_length()).then_some(RawSignature(bytes))
 }
 
 /// DSSE v1's pre-authentication encoding of a statement.

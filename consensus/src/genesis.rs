@@ -13,9 +13,10 @@ use crate::json::{self, Integer, JsonError};
 use crate::jwk::{PublicKey, Thumbprint};
 use crate::message::DeploymentId;
 use crate::name::{DisplayText, Name};
+use crate::operational_key::{Algorithm, OperationalPublicKey, VerificationKey};
 use crate::policy::{Policy, PolicyError};
 use crate::process::{Process, ProcessError, StepAction, Template};
-use crate::subject::{Algorithm, SignatureFormat, Subject, Target};
+use crate::subject::{SignatureFormat, Subject, Target};
 use crate::time::{Millis, UnixMillis};
 
 /// The largest genesis file, in bytes.
@@ -105,10 +106,13 @@ pub struct KeyDocument {
     /// What its signatures look like.
     pub format: SignatureFormat,
     /// Its public key.
-    pub key: PublicKey,
+    pub key: OperationalPublicKey,
     /// X.509 certificates (DER) by which a device vouches for the key, leaf first.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub attestation: Option<Vec<Bytes>>,
+    /// Whether it was on its device before it was taken over: nobody can say how it came there. Written only if so.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub adopted: bool,
 }
 
 /// Keys held offline that can change what can no longer be voted on.
@@ -185,14 +189,14 @@ pub struct KeyEntry {
     pub name: Name,
     /// The contract that decides on it.
     pub governed_by: Name,
-    /// Its algorithm.
-    pub alg: Algorithm,
     /// What its signatures look like.
     pub format: SignatureFormat,
-    /// The first version.
-    pub key: PublicKey,
+    /// The first version, with its algorithm.
+    pub key: VerificationKey,
     /// X.509 certificates (DER) for the key, leaf first; empty if there are none.
     pub attestation: Vec<Bytes>,
+    /// Whether it was taken over by the KMS, and not generated for it.
+    pub adopted: bool,
 }
 
 /// What a key is used for in a deployment (invariant I13).
@@ -497,30 +501,30 @@ impl Genesis {
 
     fn assign_roles(&self) -> Result<Roles, GenesisError> {
         let mut roles = Roles::default();
-        let mut assign = |place: Place, key: &PublicKey, role: Role| {
-            roles.assign(key.thumbprint(), role).map_err(|source| GenesisError::Role { place, source })
+        let mut assign = |place: Place, key: Thumbprint, role: Role| {
+            roles.assign(key, role).map_err(|source| GenesisError::Role { place, source })
         };
         for chain in &self.chains {
             for key in chain.validators.keys() {
-                assign(Place::Chain(chain.id.clone()), key, Role::Validator)?;
+                assign(Place::Chain(chain.id.clone()), key.thumbprint(), Role::Validator)?;
             }
         }
         for contract in &self.contracts {
-            assign(Place::Contract(contract.name.clone()), &contract.key, Role::Contract)?;
+            assign(Place::Contract(contract.name.clone()), contract.key.thumbprint(), Role::Contract)?;
             for voter in contract.policy.voters() {
-                assign(Place::Contract(contract.name.clone()), &voter.key, Role::Voter)?;
+                assign(Place::Contract(contract.name.clone()), voter.key.thumbprint(), Role::Voter)?;
             }
         }
         for process in &self.processes {
             for requester in process.definition.requesters() {
-                assign(Place::Process(process.name.clone()), &requester.key, Role::Requester)?;
+                assign(Place::Process(process.name.clone()), requester.key.thumbprint(), Role::Requester)?;
             }
         }
         for key in &self.keys {
-            assign(Place::Key(key.name.clone()), &key.key, Role::Operational)?;
+            assign(Place::Key(key.name.clone()), key.key.thumbprint(), Role::Operational)?;
         }
         for key in self.recovery.iter().flat_map(|recovery| &recovery.keys) {
-            assign(Place::Recovery, key, Role::Recovery)?;
+            assign(Place::Recovery, key.thumbprint(), Role::Recovery)?;
         }
         Ok(roles)
     }
@@ -643,9 +647,11 @@ fn read_processes(documents: Vec<ProcessDocument>) -> Result<Vec<ProcessEntry>, 
 fn read_keys(documents: Vec<KeyDocument>) -> Result<Vec<KeyEntry>, GenesisError> {
     check_names("keys", documents.iter().map(|key| &key.name))?;
     let read = |document: KeyDocument| {
-        let KeyDocument { name, governed_by, alg, format, key, attestation } = document;
-        let attestation = read_attestation(&Place::Key(name.clone()), attestation)?;
-        Ok(KeyEntry { name, governed_by, alg, format, key, attestation })
+        let KeyDocument { name, governed_by, alg, format, key, attestation, adopted } = document;
+        let place = Place::Key(name.clone());
+        let attestation = read_attestation(&place, attestation)?;
+        let key = VerificationKey::new(alg, key).map_err(|error| wrong(place, error.to_string()))?;
+        Ok(KeyEntry { name, governed_by, format, key, attestation, adopted })
     };
     documents.into_iter().map(read).collect()
 }

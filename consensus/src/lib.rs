@@ -15,6 +15,7 @@ pub mod jws;
 pub mod merkle;
 pub mod message;
 pub mod name;
+pub mod operational_key;
 pub mod policy;
 pub mod process;
 pub mod subject;

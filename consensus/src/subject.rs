@@ -8,6 +8,7 @@ use crate::digest::Digest;
 use crate::json::{Integer, JsonError, Members, Value};
 use crate::jwk::PublicKey;
 use crate::name::{DisplayText, Name};
+use crate::operational_key::{Algorithm, OperationalPublicKey};
 
 /// The most members that a subject's `context` may have.
 pub const CONTEXT_LIMIT: usize = 8;
@@ -98,7 +99,7 @@ pub enum Subject {
         governed_by: Name,
         alg: Algorithm,
         format: SignatureFormat,
-        jwk: PublicKey,
+        jwk: OperationalPublicKey,
         #[serde(skip_serializing_if = "Option::is_none", default)]
         context: Option<Context>,
     },
@@ -158,20 +159,13 @@ pub enum Target<'a> {
     Nothing,
 }
 
-/// The algorithm of a key (RFC 7518 section 3.1).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Algorithm {
-    /// ECDSA on P-256 with SHA-256.
-    ES256,
-}
-
 /// What an operational key's signature looks like, one for its whole life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SignatureFormat {
-    /// ECDSA-Sig-Value (RFC 3279 section 2.2.3) over SHA-256 of the file.
+    /// Over SHA-256 of the file: ECDSA-Sig-Value (RFC 3279 section 2.2.3), or the bytes of an RSA signature.
     Der,
-    /// r and s, 64 bytes, over SHA-256 of the file.
+    /// Over SHA-256 of the file: r and s, or the bytes of an RSA signature.
     Raw,
     /// A DSSE v1 envelope of an in-toto Statement v1.
     Dsse,

@@ -4,6 +4,7 @@ use assent_consensus::artifact::Artifact;
 use assent_consensus::digest::Digest;
 use assent_consensus::jwk::PublicKey;
 use assent_consensus::message::RequestId;
+use assent_consensus::operational_key::VerificationKey;
 use assent_consensus::subject::SignatureFormat;
 use p256::ecdsa::signature::Verifier;
 use p256::ecdsa::{DerSignature, Signature, VerifyingKey};
@@ -21,10 +22,11 @@ fn judge(set: TestName, format: SignatureFormat, other: fn(&VerifyingKey, &[u8],
     for group in TestSet::load(set).expect("the set comes with the crate").test_groups {
         let point: &[u8] = &group.key.key;
         let key = PublicKey::from_point(point.try_into().expect("65 bytes")).expect("a point on the curve");
+        let operational = VerificationKey::from(key.clone());
         let stock = VerifyingKey::from_sec1_bytes(point).expect("a point on the curve");
         for test in &group.tests {
             let (message, signature): (&[u8], &[u8]) = (&test.msg, &test.sig);
-            let good = artifact(format, message).verify(&key, signature).is_ok();
+            let good = artifact(format, message).verify(&operational, signature).is_ok();
             assert_eq!(good, !test.result.must_fail(), "{set:?} {}: {}", test.tc_id, test.comment);
             assert_eq!(good, other(&stock, message, signature), "{set:?} {}, by p256", test.tc_id);
             if let Ok(raw) = signature.try_into() {

@@ -166,6 +166,7 @@ pub async fn serve(config: Config) -> Result<(), DaemonError> {
     store::check_directory(directory)?;
     let _lock = DirectoryLock::take(directory)?;
     let clock = system_clock();
+    Store::migrate(directory)?;
     let reader = Store::open_reader(directory)?;
     let identity = reader.identity()?;
     if identity.epoch == 0 {
@@ -291,7 +292,7 @@ fn compare(rows: &[KeyRow], device: &mut dyn Device) -> Result<Vec<(KeyRow, Diff
     let mut differences = Vec::new();
     for row in rows.iter().filter(|row| row.state != KeyState::Destroyed) {
         match device.public_key(row.object)? {
-            Some(key) if key == row.public_key => {}
+            Some(key) if key == *row.public_key.public_key() => {}
             Some(_) => differences.push((row.clone(), Difference::Other)),
             None => differences.push((row.clone(), Difference::Missing)),
         }
@@ -301,6 +302,8 @@ fn compare(rows: &[KeyRow], device: &mut dyn Device) -> Result<Vec<(KeyRow, Diff
 
 #[cfg(test)]
 mod tests {
+    use assent_consensus::operational_key::KeyKind;
+
     use super::*;
     use crate::testing::SmallKms;
 
@@ -314,10 +317,10 @@ mod tests {
         token.token().is_gone = false;
         let key = token.token().keys.remove(&rows[0].object);
         assert_eq!(compare(&rows, &mut token), Ok(vec![(rows[0].clone(), Difference::Missing)]));
-        let (other, _) = token.generate("another").expect("generated");
+        let (other, _) = token.generate("another", KeyKind::P256).expect("generated");
         assert_eq!(other, rows[0].object, "the same place, the same key in this token");
         assert_eq!(compare(&rows, &mut token), Ok(vec![]));
-        let (second, _) = token.generate("another").expect("generated");
+        let (second, _) = token.generate("another", KeyKind::P256).expect("generated");
         let another = token.token().keys[&second].clone();
         token.token().keys.insert(rows[0].object, another);
         assert_eq!(compare(&rows, &mut token), Ok(vec![(rows[0].clone(), Difference::Other)]));

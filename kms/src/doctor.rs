@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use assent_consensus::digest::Digest;
+use assent_consensus::operational_key::{Algorithm, KeyKind};
 use serde::Serialize;
 
 use crate::config::{Config, DeviceConfig};
@@ -124,8 +125,9 @@ impl Report {
         for row in rows {
             let key = keys.iter().find(|key| key.object == row.object);
             let what = format!("{}, version {}", row.name, row.version);
-            let is_same =
-                |key: &DeviceKey| key.has_private && key.public_key.as_ref() == Some(&row.public_key);
+            let is_same = |key: &DeviceKey| {
+                key.has_private && key.public_key.as_ref() == Some(row.public_key.public_key())
+            };
             match (row.state, key) {
             (KeyState::Suspended, _) => report.bad(
                 &what,
@@ -167,10 +169,11 @@ impl Report {
     /// signs nothing that is not in the audit log.
     fn measure(&mut self, device: &mut dyn Device) {
         let mut measured = || {
-            let (object, _) = device.generate("assent-kms doctor")?;
-            let digest = Digest::of(b"assent-kms doctor measures how fast the token signs");
+            let (object, _) = device.generate("assent-kms doctor", KeyKind::P256)?;
+            let algorithm = Algorithm::ES256;
+            let digest = algorithm.digest(b"assent-kms doctor measures how fast the token signs");
             let begun = Instant::now();
-            let signed = (0..MEASURED).try_for_each(|_| device.sign(object, &digest).map(drop));
+            let signed = (0..MEASURED).try_for_each(|_| device.sign(object, algorithm, &digest).map(drop));
             let rate = f64::from(MEASURED) / begun.elapsed().as_secs_f64();
             device.destroy(object)?;
             signed.map(|()| format!("{rate:.0} a second with one session"))

@@ -9,9 +9,10 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use assent_consensus::duty::{TrustedChain, TrustedHeaders};
 use assent_consensus::genesis::Genesis;
 use assent_consensus::header::TrustedHeader;
-use assent_consensus::jwk::{PublicKey, Thumbprint};
+use assent_consensus::jwk::Thumbprint;
 use assent_consensus::message::{KeyVersion, RequestId};
 use assent_consensus::name::Name;
+use assent_consensus::operational_key::VerificationKey;
 
 use crate::signing::{KeyName, SigningError};
 use crate::store::{KeyRow, Store, StoreError};
@@ -76,8 +77,8 @@ impl FromStr for KeyState {
 pub struct PinnedKey {
     /// The version.
     pub version: KeyVersion,
-    /// Its public key.
-    pub public_key: PublicKey,
+    /// Its public key, and how it signs.
+    pub public_key: VerificationKey,
     /// Its state.
     pub state: KeyState,
 }

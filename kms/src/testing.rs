@@ -7,9 +7,11 @@ use assent_consensus::artifact::ToSign;
 use assent_consensus::digest::Digest;
 use assent_consensus::encoding::Bytes;
 use assent_consensus::json::Integer;
-use assent_consensus::jwk::{PublicKey, Signature};
 use assent_consensus::message::{KeyVersion, RequestId};
 use assent_consensus::name::Name;
+use assent_consensus::operational_key::{
+    Algorithm, KeyKind, MessageDigest, OperationalPublicKey, RawSignature, VerificationKey,
+};
 use assent_consensus::time::UnixMillis;
 use p256::ecdsa::signature::hazmat::PrehashSigner;
 use p256::ecdsa::{self, SigningKey};
@@ -62,7 +64,14 @@ impl Device for MemoryToken {
         Err(DeviceError::Failed("it says nothing of itself".into()))
     }
 
-    fn generate(&mut self, _label: &str) -> Result<(ObjectId, PublicKey), DeviceError> {
+    fn generate(
+        &mut self,
+        _label: &str,
+        kind: KeyKind,
+    ) -> Result<(ObjectId, OperationalPublicKey), DeviceError> {
+        if kind != KeyKind::P256 {
+            return Err(DeviceError::NotSupported(kind));
+        }
         let mut token = self.present()?;
         let number = u8::try_from(token.keys.len() + 1).expect("few keys");
         let key = SigningKey::from_slice(&[number; 32]).expect("a scalar");
@@ -72,12 +81,20 @@ impl Device for MemoryToken {
         Ok((object, public_key))
     }
 
-    fn public_key(&mut self, object: ObjectId) -> Result<Option<PublicKey>, DeviceError> {
+    fn public_key(&mut self, object: ObjectId) -> Result<Option<OperationalPublicKey>, DeviceError> {
         Ok(self.present()?.keys.get(&object).map(public))
     }
 
-    fn sign(&mut self, object: ObjectId, digest: &Digest) -> Result<Signature, DeviceError> {
+    fn sign(
+        &mut self,
+        object: ObjectId,
+        _algorithm: Algorithm,
+        digest: &MessageDigest,
+    ) -> Result<RawSignature, DeviceError> {
         let mut token = self.present()?;
+        let MessageDigest::Sha256(digest) = digest else {
+            return Err(DeviceError::Failed("it signs SHA-256 alone".into()));
+        };
         token.signed.push(*digest);
         let other = Digest::of(b"another");
         let digest = if token.signs_wrongly { &other } else { digest };
@@ -86,7 +103,7 @@ impl Device for MemoryToken {
         // The high half, so that the KMS has something to normalise.
         let (r, s) = signature.normalize_s().split_scalars();
         let high = ecdsa::Signature::from_scalars(r.to_bytes(), (-*s).to_bytes()).expect("scalars");
-        Ok(high.to_bytes().into())
+        Ok(RawSignature(high.to_bytes().to_vec()))
     }
 
     fn list(&mut self) -> Result<Vec<DeviceKey>, DeviceError> {
@@ -109,9 +126,9 @@ impl Device for MemoryToken {
     }
 }
 
-fn public(key: &SigningKey) -> PublicKey {
+fn public(key: &SigningKey) -> OperationalPublicKey {
     let point = key.verifying_key().to_sec1_point(false);
-    PublicKey::from_point(point.as_bytes().try_into().expect("uncompressed")).expect("on the curve")
+    OperationalPublicKey::from_bytes(KeyKind::P256, point.as_bytes()).expect("on the curve")
 }
 
 /// A KMS with one active key, over a token in memory.
@@ -131,20 +148,28 @@ impl SmallKms {
         let directory = tempfile::tempdir().expect("a directory");
         Store::create(directory.path(), UnixMillis::new(NOW)).expect("made");
         let token = MemoryToken::default();
-        let (object, public_key) = token.clone().generate("").expect("a key");
+        let (object, public_key) = token.clone().generate("", KeyKind::P256).expect("a key");
+        let verification_key = VerificationKey::new(Algorithm::ES256, public_key.clone()).expect("it fits");
         let kms = SmallKms::over(directory, token);
         let new = NewKey {
             device: main_device(),
             object,
             name: release(),
             version: KeyVersion::first(),
-            public_key,
+            public_key: verification_key,
+            is_adopted: false,
             created: UnixMillis::new(NOW),
         };
         let (at, by, key) = (new.created, Integer::saturating(0), LoggedKey::new(&new.name, new.version));
-        let (bytes, public_key) = (Bytes(object.as_bytes().to_vec()), new.public_key.clone());
-        let made =
-            Entry::KeyCreated { at, by, key: key.clone(), device: main_device(), object: bytes, public_key };
+        let made = Entry::KeyCreated {
+            at,
+            by,
+            key: key.clone(),
+            device: main_device(),
+            object: Bytes(object.as_bytes().to_vec()),
+            alg: Algorithm::ES256,
+            public_key,
+        };
         let (from, to) = ("pre-activation".into(), "active".into());
         let activated = Entry::KeyState { at, by: None, key, from, to, why: "a test".into() };
         kms.writer

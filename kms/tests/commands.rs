@@ -13,7 +13,8 @@ use assent_consensus::genesis::{
 };
 use assent_consensus::json::Integer;
 use assent_consensus::jwk::PublicKey;
-use assent_consensus::subject::{Algorithm, SignatureFormat};
+use assent_consensus::operational_key::Algorithm;
+use assent_consensus::subject::SignatureFormat;
 use assent_consensus::time::UnixMillis;
 use daemon::{Home, done, refused};
 use p256::ecdsa::SigningKey;
@@ -74,8 +75,9 @@ fn write_genesis(home: &Home, contract: PublicKey, release: PublicKey) -> Digest
             governed_by: name("release-approval"),
             alg: Algorithm::ES256,
             format: SignatureFormat::Der,
-            key: release,
+            key: release.into(),
             attestation: None,
+            adopted: false,
         }],
         recovery: None,
     };

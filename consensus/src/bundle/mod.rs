@@ -21,10 +21,10 @@ use serde::{Deserialize, Serialize};
 use crate::encoding::Bytes;
 use crate::header::Inclusion;
 use crate::json::Integer;
-use crate::jwk::PublicKey;
 use crate::jws::Jws;
 use crate::message::{CountedMessage, DeploymentId, KeyVersion};
 use crate::name::Name;
+use crate::operational_key::OperationalPublicKey;
 use crate::subject::SignatureFormat;
 
 /// The proof of one request (`application/vnd.assent.bundle+json`).
@@ -82,7 +82,7 @@ pub struct ActionOutput {
     /// Its version.
     pub version: KeyVersion,
     /// Its public key.
-    pub public_key: PublicKey,
+    pub public_key: OperationalPublicKey,
     /// The form of the signature.
     pub format: SignatureFormat,
     /// The signature, in that form.
@@ -96,7 +96,7 @@ pub struct ActionOutput {
 pub struct ActionResult {
     pub key: Name,
     pub version: KeyVersion,
-    pub public_key: PublicKey,
+    pub public_key: OperationalPublicKey,
     pub format: SignatureFormat,
     pub signature: Bytes,
     /// The `result-recorded` event.

@@ -225,15 +225,18 @@ impl ProcessContracts {
         let Subject::Sign { key, name, digest, .. } = subject else {
             return Err(Rejection::new("other-action", format!("a `{}` gives no signature", subject.kind())));
         };
-        let (entry, public_key) = self.registry().key(&key, output.version)?;
-        if output.key != key || output.public_key != *public_key || output.format != entry.format {
+        let (entry, verification_key) = self.registry().key(&key, output.version)?;
+        if output.key != key
+            || output.public_key != *verification_key.public_key()
+            || output.format != entry.format
+        {
             let message = format!("the result is not one of the key `{key}` as it is recorded");
             return Err(Rejection::new("wrong-key", message));
         }
         // A decision is recorded only under the one policy that its contract has.
         let policy = self.registry().contract(&asked.contract)?.policy.digest();
         let artifact = Artifact { format: entry.format, name, digest, request, policy, decision };
-        artifact.verify(public_key, &output.signature.0).map_err(|_| {
+        artifact.verify(verification_key, &output.signature.0).map_err(|_| {
             let message = format!("the signature of the key `{key}` over `{digest}` does not verify");
             Rejection::new("bad-signature", message)
         })

@@ -10,6 +10,7 @@ use crate::header::Inclusion;
 use crate::jwk::PublicKey;
 use crate::message::{DeploymentId, KeyVersion};
 use crate::name::Name;
+use crate::operational_key::VerificationKey;
 use crate::policy::Policy;
 use crate::process::Process;
 use crate::subject::Subject;
@@ -119,7 +120,11 @@ impl Registry {
     }
 
     /// An operational key, and its public half in this version.
-    pub(super) fn key(&self, name: &Name, version: KeyVersion) -> Result<(&KeyEntry, &PublicKey), Rejection> {
+    pub(super) fn key(
+        &self,
+        name: &Name,
+        version: KeyVersion,
+    ) -> Result<(&KeyEntry, &VerificationKey), Rejection> {
         let unknown = || {
             let message = format!("there is no version {version} of the key `{name}`");
             Rejection::new("unknown-key", message)

@@ -9,6 +9,7 @@ use assent_consensus::json::Integer;
 use assent_consensus::jwk::Thumbprint;
 use assent_consensus::message::{DeploymentId, KeyVersion, RequestId};
 use assent_consensus::name::Name;
+use assent_consensus::operational_key::{Algorithm, KeyKind, VerificationKey, WrongAlgorithm};
 
 use super::{PinnedView, pinning};
 use crate::audit::{Entry, LoggedKey};
@@ -41,6 +42,12 @@ pub enum AdminError {
     /// There is one.
     #[error("{0} is there already: a new version of it comes from an approved `rotate-key` case")]
     KeyExists(KeyName),
+    /// A contract signs messages, and those are ES256.
+    #[error("a contract's key must be ES256, not {0}: only operational keys may have another algorithm")]
+    ContractAlgorithm(Algorithm),
+    /// A key that cannot sign by what is asked for.
+    #[error(transparent)]
+    Algorithm(#[from] WrongAlgorithm),
     /// There is none.
     #[error("{0} is not here: `assent-kms key list` shows all keys")]
     NoKey(String),
@@ -91,6 +98,8 @@ impl AdminError {
             AdminError::Malformed(_) => "malformed",
             AdminError::UnknownCall => "unknown-call",
             AdminError::KeyExists(_) => "key-exists",
+            AdminError::ContractAlgorithm(_) => "contract-algorithm",
+            AdminError::Algorithm(_) => "algorithm",
             AdminError::NoKey(_) => "no-key",
             AdminError::KeyState { .. } => "key-state",
             AdminError::PinnedAlready(_) => "pinned-already",
@@ -130,8 +139,16 @@ impl Admin {
         &self,
         name: KeyName,
         device: Option<Name>,
+        algorithm: Algorithm,
+        kind: KeyKind,
         peer: Peer,
     ) -> Result<KeyRow, AdminError> {
+        if matches!(name, KeyName::Contract(_)) && algorithm != Algorithm::ES256 {
+            return Err(AdminError::ContractAlgorithm(algorithm));
+        }
+        if !algorithm.fits(kind) {
+            return Err(WrongAlgorithm { algorithm, kind }.into());
+        }
         let _turn = self.turn.lock().await;
         if self.pins.keys().iter().any(|row| row.name == name) {
             return Err(AdminError::KeyExists(name));
@@ -143,14 +160,15 @@ impl Admin {
             KeyName::Contract(name) => format!("assent contract {name} v{version}"),
             KeyName::Operational(name) => format!("assent key {name} v{version}"),
         };
-        let (object, public_key) = pool.run_slow(move |device| device.generate(&label)).await?;
+        let (object, public_key) = pool.run_slow(move |device| device.generate(&label, kind)).await?;
         let created = (self.clock)();
         let key = NewKey {
             device: device.clone(),
             object,
             name: name.clone(),
             version,
-            public_key: public_key.clone(),
+            public_key: VerificationKey::new(algorithm, public_key.clone())?,
+            is_adopted: false,
             created,
         };
         let entry = Entry::KeyCreated {
@@ -159,6 +177,7 @@ impl Admin {
             key: LoggedKey::new(&name, version),
             device,
             object: Bytes(object.as_bytes().to_vec()),
+            alg: algorithm,
             public_key,
         };
         let written = self

@@ -3,9 +3,9 @@
 use assent_consensus::digest::Digest;
 use assent_consensus::genesis::Genesis;
 use assent_consensus::json::Integer;
-use assent_consensus::jwk::PublicKey;
 use assent_consensus::message::KeyVersion;
 use assent_consensus::name::Name;
+use assent_consensus::operational_key::VerificationKey;
 use assent_consensus::time::UnixMillis;
 
 use super::{AdminError, PinnedView};
@@ -32,20 +32,22 @@ struct Activation {
 pub(super) fn check(bytes: &[u8], rows: &[KeyRow]) -> Result<Pinning, AdminError> {
     let genesis = Genesis::parse(bytes)?;
     let (mut keys, mut foreign) = (Vec::new(), Vec::new());
-    let mut activate = |name: KeyName, key: &PublicKey, governed_by: Option<&Name>, policy: Digest| match find(
-        rows, &name, key,
-    ) {
-        Ok(row) => keys.push(Activation {
-            name: row.name.clone(),
-            version: row.version,
-            governed_by: governed_by.cloned(),
-            policy,
-        }),
-        Err(why) => foreign.push(format!("{name} is `{}` there, and {why}", key.thumbprint())),
-    };
+    let mut activate =
+        |name: KeyName, key: &VerificationKey, governed_by: Option<&Name>, policy: Digest| match find(
+            rows, &name, key,
+        ) {
+            Ok(row) => keys.push(Activation {
+                name: row.name.clone(),
+                version: row.version,
+                governed_by: governed_by.cloned(),
+                policy,
+            }),
+            Err(why) => foreign.push(format!("{name} is `{}` there, and {why}", key.thumbprint())),
+        };
     for contract in genesis.contracts() {
         let governor = contract.governed_by.as_ref();
-        activate(KeyName::Contract(contract.name.clone()), &contract.key, governor, contract.policy.digest());
+        let key = contract.key.clone().into();
+        activate(KeyName::Contract(contract.name.clone()), &key, governor, contract.policy.digest());
     }
     for key in genesis.keys() {
         // Genesis was checked whole: the governor is there.
@@ -61,7 +63,7 @@ pub(super) fn check(bytes: &[u8], rows: &[KeyRow]) -> Result<Pinning, AdminError
     Ok(Pinning { genesis, keys, unused })
 }
 
-fn find<'r>(rows: &'r [KeyRow], name: &KeyName, key: &PublicKey) -> Result<&'r KeyRow, String> {
+fn find<'r>(rows: &'r [KeyRow], name: &KeyName, key: &VerificationKey) -> Result<&'r KeyRow, String> {
     let named = rows.iter().find(|row| row.name == *name && row.version == KeyVersion::first());
     match named {
         Some(row) if row.public_key != *key => Err(format!("`{}` here", row.public_key.thumbprint())),

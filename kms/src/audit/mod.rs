@@ -9,9 +9,10 @@ mod walk;
 use assent_consensus::digest::{Digest, Tuple};
 use assent_consensus::encoding::Bytes;
 use assent_consensus::json::Integer;
-use assent_consensus::jwk::{PublicKey, Signature, Thumbprint};
+use assent_consensus::jwk::Thumbprint;
 use assent_consensus::message::{DeploymentId, KeyVersion, RequestId};
 use assent_consensus::name::Name;
+use assent_consensus::operational_key::{Algorithm, OperationalPublicKey, RawSignature};
 use assent_consensus::time::UnixMillis;
 use serde::{Deserialize, Serialize};
 
@@ -32,14 +33,16 @@ pub enum Entry {
     Created { at: UnixMillis, instance: Bytes },
     /// The daemon starts.
     Started { at: UnixMillis, epoch: Integer, program: String },
-    /// A key was generated.
+    /// A key was generated; `alg` is absent if it is ES256.
     KeyCreated {
         at: UnixMillis,
         by: Integer,
         key: LoggedKey,
         device: Name,
         object: Bytes,
-        public_key: PublicKey,
+        #[serde(skip_serializing_if = "is_es256", default = "es256")]
+        alg: Algorithm,
+        public_key: OperationalPublicKey,
     },
     /// Genesis was pinned, and its keys activated.
     Pinned { at: UnixMillis, by: Integer, deployment: DeploymentId },
@@ -182,12 +185,20 @@ impl Entry {
     }
 
     /// The signature, if this is a result.
-    pub fn signature(&self) -> Option<Signature> {
+    pub fn signature(&self) -> Option<RawSignature> {
         match self {
-            Entry::Result { signature, .. } => signature.0.as_slice().try_into().ok(),
+            Entry::Result { signature, .. } => Some(RawSignature(signature.0.clone())),
             _ => None,
         }
     }
+}
+
+fn es256() -> Algorithm {
+    Algorithm::ES256
+}
+
+fn is_es256(algorithm: &Algorithm) -> bool {
+    *algorithm == Algorithm::ES256
 }
 
 /// The first [`SENTENCE_LIMIT`] bytes of a sentence.

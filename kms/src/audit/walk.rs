@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use assent_consensus::digest::Digest;
 use assent_consensus::json;
-use assent_consensus::jwk::PublicKey;
 use assent_consensus::message::DeploymentId;
 use assent_consensus::name::Name;
+use assent_consensus::operational_key::{MessageDigest, VerificationKey};
 use serde::Serialize;
 
 use super::{Entry, LoggedKey, next_head};
@@ -81,7 +81,7 @@ struct Walk {
     deployment: Option<DeploymentId>,
     duties: BTreeSet<Digest>,
     /// Intents without a result, by number: duty, key, digest to be signed.
-    open: BTreeMap<u64, (Digest, PublicKey, Digest)>,
+    open: BTreeMap<u64, (Digest, VerificationKey, MessageDigest)>,
     /// Intent and result of each duty, as the index should have them.
     index: Vec<(Digest, u64, Option<u64>)>,
 }
@@ -90,7 +90,7 @@ struct KnownKey {
     key: LoggedKey,
     device: Name,
     object: Vec<u8>,
-    public_key: PublicKey,
+    public_key: VerificationKey,
     state: String,
 }
 
@@ -117,7 +117,8 @@ impl Walk {
 
     fn take(&mut self, number: u64, entry: Entry) -> Result<(), String> {
         match entry {
-            Entry::KeyCreated { key, device, object, public_key, .. } => {
+            Entry::KeyCreated { key, device, object, alg, public_key, .. } => {
+                let public_key = VerificationKey::new(alg, public_key).map_err(|error| error.to_string())?;
                 let state = "pre-activation".to_owned();
                 self.keys.push(KnownKey { key, device, object: object.0, public_key, state });
             }
@@ -128,12 +129,12 @@ impl Walk {
             Entry::KeyState { key, to, .. } => self.key(&key)?.state = to,
             Entry::Intent { .. } => self.intend(number, entry)?,
             Entry::Result { intent, .. } => {
-                let signature = entry.signature().ok_or("it has no signature of 64 bytes")?;
+                let signature = entry.signature().ok_or("it has no signature")?;
                 let (duty, key, digest) = self
                     .open
                     .remove(&intent.get())
                     .ok_or_else(|| format!("it is the result of entry {intent}, which is no open intent"))?;
-                key.verify_digest(&digest, &signature).map_err(|_| "its signature does not verify")?;
+                key.verify(&digest, &signature).map_err(|_| "its signature does not verify")?;
                 self.signatures += 1;
                 let place = self.index.iter_mut().rfind(|(known, ..)| *known == duty);
                 place.ok_or("its duty is not known")?.2 = Some(number);
@@ -151,7 +152,8 @@ impl Walk {
         if !self.duties.insert(duty) {
             return Err("it is a second intent for one duty".into());
         }
-        self.open.insert(number, (duty, public_key, order.to_sign.digest()));
+        let digest = order.to_sign.digest(public_key.algorithm());
+        self.open.insert(number, (duty, public_key, digest));
         self.index.push((duty, number, None));
         Ok(())
     }

@@ -14,9 +14,11 @@ use assent_consensus::json::Integer;
 use assent_consensus::jwk::Thumbprint;
 use assent_consensus::message::{KeyVersion, RequestId};
 use assent_consensus::name::Name;
+use assent_consensus::operational_key::{Algorithm, KeyKind};
 use clap::{Args, Parser, Subcommand};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
+use crate::admin::KeyToMake;
 use crate::audit;
 use crate::config::{Config, DEFAULT_PATH};
 use crate::signing::KeyName;
@@ -75,6 +77,12 @@ enum KeyCommand {
     Create {
         #[command(flatten)]
         key: KeyArgs,
+        /// How it signs: ES256, or for an operational key also ES384, RS256 or PS256
+        #[arg(long, value_name = "ALGORITHM", default_value = "ES256")]
+        alg: Algorithm,
+        /// How long the modulus of an RS256 or PS256 key is: 3072, or 4096 if nothing is said
+        #[arg(long, value_name = "NUMBER")]
+        bits: Option<u64>,
         /// The device that is to make it, if not the first one of the configuration
         #[arg(long, value_name = "NAME")]
         device: Option<Name>,
@@ -178,8 +186,10 @@ fn run(command: Command, config: Config, path: &Path, screen: &Screen) -> Result
         Command::Voter(VoterCommand::Suspend { thumbprint }) => {
             remote::suspend_voter(&config, thumbprint, screen)
         }
-        Command::Key(KeyCommand::Create { key, device, out }) => {
-            remote::create_key(&config, key.name()?, device, out.as_deref(), screen)
+        Command::Key(KeyCommand::Create { key, alg, bits, device, out }) => {
+            KeyKind::new(alg, bits).map_err(Failure::usage)?;
+            let key = KeyToMake::new(&key.name()?, alg, bits, device);
+            remote::create_key(&config, &key, out.as_deref(), screen)
         }
         Command::Key(KeyCommand::List) => remote::list_keys(&config, screen),
         Command::Key(KeyCommand::Compromised { key, version }) => {

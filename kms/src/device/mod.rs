@@ -6,15 +6,17 @@
 //! ```
 
 mod devices;
+mod low_s;
 pub mod pkcs11;
 mod pool;
 pub mod yubihsm;
 
 use std::fmt;
 
-use assent_consensus::digest::Digest;
 use assent_consensus::encoding;
-use assent_consensus::jwk::{PublicKey, Signature};
+use assent_consensus::operational_key::{
+    Algorithm, KeyKind, MessageDigest, OperationalPublicKey, RawSignature,
+};
 
 pub use devices::Devices;
 pub use pool::{CALL_TIMEOUT, POOL_QUEUE, Pool};
@@ -106,8 +108,8 @@ pub struct DeviceKey {
     pub object: ObjectId,
     /// Its label.
     pub label: String,
-    /// The public half; nothing if it is not there or not a P-256 key.
-    pub public_key: Option<PublicKey>,
+    /// The public half; nothing if it is not there or of a kind that is not known.
+    pub public_key: Option<OperationalPublicKey>,
     /// Whether the private half is there.
     pub has_private: bool,
 }
@@ -129,23 +131,32 @@ pub trait Device: Send {
     /// [`DeviceError`]
     fn info(&mut self) -> Result<DeviceInfo, DeviceError>;
 
-    /// Generates a P-256 key pair in the device, sensitive and never extractable, and checks that it is (invariant I1).
+    /// Generates a key pair in the device, sensitive and never extractable, and checks that it is (invariant I1).
     ///
     /// # Errors
     /// [`DeviceError`]; a key that is not as it must be is destroyed.
-    fn generate(&mut self, label: &str) -> Result<(ObjectId, PublicKey), DeviceError>;
+    fn generate(
+        &mut self,
+        label: &str,
+        kind: KeyKind,
+    ) -> Result<(ObjectId, OperationalPublicKey), DeviceError>;
 
     /// The public half of a key pair whose private half is there; nothing if either is not.
     ///
     /// # Errors
     /// [`DeviceError`], also if the device does not answer: an empty answer of one that is gone is no answer.
-    fn public_key(&mut self, object: ObjectId) -> Result<Option<PublicKey>, DeviceError>;
+    fn public_key(&mut self, object: ObjectId) -> Result<Option<OperationalPublicKey>, DeviceError>;
 
-    /// Signs a SHA-256 digest (ECDSA, r and s).
+    /// Signs a digest by an algorithm of the key's kind. The signature is not verified yet.
     ///
     /// # Errors
     /// [`DeviceError`]
-    fn sign(&mut self, object: ObjectId, digest: &Digest) -> Result<Signature, DeviceError>;
+    fn sign(
+        &mut self,
+        object: ObjectId,
+        algorithm: Algorithm,
+        digest: &MessageDigest,
+    ) -> Result<RawSignature, DeviceError>;
 
     /// All key pairs of the device.
     ///
@@ -202,6 +213,11 @@ pub enum DeviceError {
     /// The key is not there.
     #[error("the token has no key pair with the id {0}")]
     NoKey(ObjectId),
+    /// Not on this device.
+    #[error(
+        "the token makes no {0} keys, or has no way to sign with them: use another device for such a key"
+    )]
+    NotSupported(KeyKind),
     /// A generated key is not as it must be.
     #[error("the token made a key that is not {0}; it was destroyed and is not used")]
     Unsafe(&'static str),

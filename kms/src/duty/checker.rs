@@ -8,9 +8,10 @@ use assent_consensus::duty::Duty;
 use assent_consensus::event::{ConsensusEvent, ProcessEvent};
 use assent_consensus::genesis::{ContractEntry, Genesis};
 use assent_consensus::header::EventProof;
-use assent_consensus::jwk::{PublicKey, Thumbprint};
+use assent_consensus::jwk::Thumbprint;
 use assent_consensus::message::{KeyVersion, RequestId};
 use assent_consensus::name::Name;
+use assent_consensus::operational_key::VerificationKey;
 use assent_consensus::time::{Millis, UnixMillis};
 
 use super::anchors::BatchAnchors;
@@ -94,11 +95,11 @@ impl Checker {
 
     /// The key of a contract, which must be the one that genesis names.
     pub(super) fn contract_key(&self, contract: &ContractEntry) -> Result<PinnedKey, Refused> {
-        self.key(KeyName::Contract(contract.name.clone()), &contract.key)
+        self.key(KeyName::Contract(contract.name.clone()), &contract.key.clone().into())
     }
 
     /// A key of the pinned deployment, which must be the one that genesis names.
-    pub(super) fn key(&self, name: KeyName, expected: &PublicKey) -> Result<PinnedKey, Refused> {
+    pub(super) fn key(&self, name: KeyName, expected: &VerificationKey) -> Result<PinnedKey, Refused> {
         match self.vault.key(&name) {
             Some(key) if key.public_key == *expected => Ok(key),
             Some(key) => {

@@ -6,10 +6,10 @@ use assent_consensus::artifact::{Artifact, ToSign};
 use assent_consensus::bundle::ActionOutput;
 use assent_consensus::duty::DutyAnswer;
 use assent_consensus::encoding::{self, Bytes};
-use assent_consensus::jwk::PublicKey;
 use assent_consensus::jws::{Jws, Payload, Signed, Unsigned};
 use assent_consensus::message::{Decision, KeyVersion, RequestId, VoteRequest};
 use assent_consensus::name::Name;
+use assent_consensus::operational_key::VerificationKey;
 
 use crate::pins::PinnedKey;
 use crate::signing::{KeyName, Order, Purpose, SignedOrder};
@@ -56,7 +56,7 @@ enum Release {
     /// It makes a message of the bytes that were signed.
     Message,
     /// It makes the output of an action.
-    Output { key: Name, public_key: PublicKey, artifact: Box<Artifact> },
+    Output { name: Name, key: VerificationKey, artifact: Box<Artifact> },
 }
 
 impl Prepared {
@@ -77,10 +77,10 @@ impl Prepared {
             request: artifact.request,
             key: KeyName::Operational(name.clone()),
             version: key.version,
-            to_sign: artifact.to_sign(key.public_key.thumbprint()),
+            to_sign: artifact.to_sign(&key.public_key),
         };
-        let (key, public_key, artifact) = (name.clone(), key.public_key.clone(), Box::new(artifact));
-        Prepared { order, release: Release::Output { key, public_key, artifact } }
+        let (name, key, artifact) = (name.clone(), key.public_key.clone(), Box::new(artifact));
+        Prepared { order, release: Release::Output { name, key, artifact } }
     }
 
     /// What was ordered before in place of this vote request, if it asks the same and differs only in its times and versions.
@@ -100,16 +100,16 @@ impl Prepared {
                 let ToSign::Message(input) = &signed.order.to_sign else { return None };
                 let mut compact = input.clone();
                 compact.push(b'.');
-                compact.extend_from_slice(encoding::encode(&signed.signature).as_bytes());
+                compact.extend_from_slice(encoding::encode(&signed.signature.0).as_bytes());
                 let message = Jws::parse(&compact).ok()?;
                 Some(DutyAnswer::Signed { message, audit })
             }
-            Release::Output { key, public_key, artifact } => {
-                let signature = artifact.assemble(public_key.thumbprint(), &signed.signature);
+            Release::Output { name, key, artifact } => {
+                let signature = artifact.assemble(&key, &signed.signature);
                 let output = ActionOutput {
-                    key,
+                    key: name,
                     version: signed.order.version,
-                    public_key,
+                    public_key: key.public_key().clone(),
                     format: artifact.format,
                     signature: Bytes(signature),
                 };

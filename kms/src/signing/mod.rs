@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub use assent_consensus::artifact::ToSign;
 use assent_consensus::digest::{Digest, Tuple};
 use assent_consensus::json::Integer;
-use assent_consensus::jwk::Signature;
 use assent_consensus::message::{KeyVersion, RequestId};
 use assent_consensus::name::Name;
+use assent_consensus::operational_key::RawSignature;
 use assent_consensus::time::UnixMillis;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
@@ -109,8 +109,8 @@ impl Order {
 pub struct SignedOrder {
     /// The order.
     pub order: Order,
-    /// r and s, s in its low half; verified.
-    pub signature: Signature,
+    /// Verified; of an ECDSA signature s is in its low half.
+    pub signature: RawSignature,
     /// The head of the audit log after the entry with the signature.
     pub audit: Digest,
 }
@@ -127,10 +127,10 @@ pub struct Recorded {
 }
 
 /// A signature on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Concluded {
-    /// r and s, s in its low half.
-    pub signature: Signature,
+    /// Of an ECDSA signature s is in its low half.
+    pub signature: RawSignature,
     /// The head of the audit log after its entry.
     pub audit: Digest,
 }
@@ -304,9 +304,9 @@ impl Signing {
         self.orders.put(duty, Arc::new(recorded.order));
         // Again: a person may have said meanwhile that the key is compromised.
         let key = self.usable_key(&order)?;
-        let digest = order.to_sign.digest();
+        let digest = order.to_sign.digest(key.public_key.algorithm());
         if let Some(Concluded { signature, audit }) = recorded.result {
-            return match key.public_key.verify_digest(&digest, &signature) {
+            return match key.public_key.verify(&digest, &signature) {
                 Ok(()) => Ok(SignedOrder { order, signature, audit }),
                 Err(_) => Err(SigningError::AuditFailed("a signature in it does not verify".into())),
             };

@@ -9,8 +9,8 @@ async fn a_signature_is_verified_with_s_in_the_low_half_and_its_entry_is_on_disk
     let kms = SmallKms::new().await;
     let signed = kms.signing.sign(order(1, "a")).await.expect("signed");
     let key = kms.pins.key(&release()).expect("pinned").public_key;
-    key.verify_digest(&Digest::of(b"a"), &signed.signature).expect("it verifies");
-    let low = p256::ecdsa::Signature::from_slice(&signed.signature).expect("a signature");
+    key.verify(&key.algorithm().digest(b"a"), &signed.signature).expect("it verifies");
+    let low = p256::ecdsa::Signature::from_slice(&signed.signature.0).expect("a signature");
     assert_eq!(low, low.normalize_s());
     assert_eq!(kms.store().head().expect("read").digest, signed.audit);
     let recorded = kms.store().recorded(order(1, "a").duty()).expect("read").expect("recorded");

@@ -3,9 +3,10 @@
 use assent_consensus::digest::Digest;
 use assent_consensus::header::TrustedHeader;
 use assent_consensus::json::{self, Integer};
-use assent_consensus::jwk::{PublicKey, Signature, Thumbprint};
+use assent_consensus::jwk::Thumbprint;
 use assent_consensus::message::{KeyVersion, RequestId};
 use assent_consensus::name::Name;
+use assent_consensus::operational_key::{RawSignature, VerificationKey};
 use assent_consensus::time::UnixMillis;
 
 use super::{Head, Store, StoreError, integer, sql};
@@ -20,7 +21,7 @@ pub struct Batch<'s> {
     head: Head,
 }
 
-/// A key pair that was generated.
+/// A key pair that was generated, or taken over.
 #[derive(Clone, Debug)]
 pub struct NewKey {
     /// The device that holds it.
@@ -31,8 +32,10 @@ pub struct NewKey {
     pub name: KeyName,
     /// Its version.
     pub version: KeyVersion,
-    /// Its public half.
-    pub public_key: PublicKey,
+    /// Its public half, and how it signs.
+    pub public_key: VerificationKey,
+    /// Whether it was on the device before, and was taken over.
+    pub is_adopted: bool,
     /// When.
     pub created: UnixMillis,
 }
@@ -107,7 +110,7 @@ impl Batch<'_> {
         at: UnixMillis,
         duty: DutyId,
         intent: Head,
-        signature: &Signature,
+        signature: &RawSignature,
     ) -> Result<Concluded, StoreError> {
         let place = integer(self.head.number + 1);
         if self.change(sql::SET_RESULT, (duty.digest().as_bytes(), place))? == 0 {
@@ -115,11 +118,11 @@ impl Batch<'_> {
             let (_, result) = self.store.duty(duty)?.ok_or_else(missing)?;
             return self.store.concluded(result.ok_or_else(missing)?);
         }
-        let signature_bytes = assent_consensus::encoding::Bytes(signature.to_vec());
+        let signature_bytes = assent_consensus::encoding::Bytes(signature.0.clone());
         let entry =
             Entry::Result { at, intent: Integer::saturating(intent.number), signature: signature_bytes };
         let head = self.append(&entry)?;
-        Ok(Concluded { signature: *signature, audit: head.digest })
+        Ok(Concluded { signature: signature.clone(), audit: head.digest })
     }
 
     /// Puts a key into the table.
@@ -129,10 +132,21 @@ impl Batch<'_> {
     pub fn insert_key(&self, key: &NewKey) -> Result<(), StoreError> {
         let (kind, name) = key_columns(&key.name);
         let version = integer(key.version.0.get());
-        let (point, created) = (key.public_key.point(), integer(key.created.get()));
+        let (algorithm, public_key) = (key.public_key.algorithm().as_str(), key.public_key.public_key());
         let state = KeyState::PreActivation.as_str();
-        let (device, object) = (key.device.as_str(), key.object.as_bytes());
-        self.run(sql::INSERT_KEY, (device, object, kind, name.as_str(), version, point, state, created))
+        let columns = rusqlite::params![
+            key.device.as_str(),
+            key.object.as_bytes(),
+            kind,
+            name.as_str(),
+            version,
+            algorithm,
+            public_key.as_bytes(),
+            key.is_adopted,
+            state,
+            integer(key.created.get()),
+        ];
+        self.run(sql::INSERT_KEY, columns)
     }
 
     /// Changes a key's state.

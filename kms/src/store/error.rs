@@ -57,6 +57,16 @@ pub enum StoreError {
         /// The latest that is known.
         known: i64,
     },
+    /// Made by an earlier program.
+    #[error("`{}` has format {found}, and this program needs {known}: `assent-kms serve` brings it up to that", path.display())]
+    TooOld {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: i64,
+        /// The one that is needed.
+        known: i64,
+    },
     /// Only to be read.
     #[error("`{}` cannot be written: check its owner, its mode and how its disk is mounted", path.display())]
     ReadOnly {

@@ -7,6 +7,8 @@
 mod batch;
 mod error;
 mod sql;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::fs::{File, OpenOptions, TryLockError};
@@ -19,9 +21,10 @@ use assent_consensus::digest::Digest;
 use assent_consensus::header::TrustedHeader;
 use assent_consensus::json;
 use assent_consensus::json::Integer;
-use assent_consensus::jwk::{PublicKey, Thumbprint};
+use assent_consensus::jwk::Thumbprint;
 use assent_consensus::message::{KeyVersion, RequestId};
 use assent_consensus::name::Name;
+use assent_consensus::operational_key::{Algorithm, KeyKind, OperationalPublicKey, VerificationKey};
 use assent_consensus::time::UnixMillis;
 use rusqlite::{CachedStatement, Connection, OpenFlags, OptionalExtension};
 
@@ -73,8 +76,10 @@ pub struct KeyRow {
     pub name: KeyName,
     /// Its version.
     pub version: KeyVersion,
-    /// Its public half.
-    pub public_key: PublicKey,
+    /// Its public half, and how it signs.
+    pub public_key: VerificationKey,
+    /// Whether it was on the device before, and was taken over.
+    pub is_adopted: bool,
     /// Its state.
     pub state: KeyState,
     /// The contract that governs it, once it is pinned; nothing for one that governs itself.
@@ -192,6 +197,34 @@ impl Store {
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
     }
 
+    /// Brings the file of an earlier program up to this one's format, whole or not at all. The caller holds the
+    /// [`DirectoryLock`].
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn migrate(directory: &Path) -> Result<(), StoreError> {
+        let path = directory.join(FILE);
+        if !recognise(&path)? {
+            return Err(StoreError::Uninitialised { path: directory.to_owned() });
+        }
+        let store = Store::connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let found = match store.check_format() {
+            Err(StoreError::TooOld { found, .. }) => found,
+            checked => return checked,
+        };
+        let missing = usize::try_from(found).ok().and_then(|found| sql::MIGRATIONS.get(found..));
+        let missing = missing.ok_or_else(|| store.damaged("its format has a number that is none"))?;
+        store.pragma("synchronous", "full")?;
+        let transaction = store.sql(store.connection.unchecked_transaction())?;
+        for migration in missing {
+            store.sql(store.connection.execute_batch(migration))?;
+        }
+        store.pragma("user_version", FORMAT)?;
+        store.sql(transaction.commit())?;
+        tracing::info!(from = found, to = FORMAT, "the database was brought up to this program's format");
+        Ok(())
+    }
+
     /// Opens the file for writing. The caller holds the [`DirectoryLock`].
     ///
     /// # Errors
@@ -250,9 +283,11 @@ impl Store {
                 why: "an SQLite file of another program",
             });
         }
-        // There is one format yet; an older one will be migrated here.
         match read("user_version")? {
             FORMAT => Ok(()),
+            found if found < FORMAT => {
+                Err(StoreError::TooOld { path: self.path.clone(), found, known: FORMAT })
+            }
             found => Err(StoreError::TooNew { path: self.path.clone(), found, known: FORMAT }),
         }
     }
@@ -330,12 +365,26 @@ impl Store {
                 _ => KeyName::Operational(name),
             },
             version: KeyVersion(number(3)?.and_then(Integer::new).ok_or_else(|| wrong("version"))?),
-            public_key: PublicKey::from_point(self.sql(row.get(4))?).map_err(|_| wrong("point"))?,
+            public_key: self.verification_key(&text(10)?, &self.sql(row.get::<_, Vec<u8>>(4))?)?,
+            is_adopted: self.sql(row.get(11))?,
             state: text(5)?.parse().map_err(|()| wrong("state"))?,
             governed_by: governed_by.map(|name| name.parse().map_err(|_| wrong("governor"))).transpose()?,
             created: UnixMillis::new(number(7)?.unwrap_or_default()),
             activated: number(8)?.map(UnixMillis::new),
         })
+    }
+
+    fn verification_key(&self, algorithm: &str, bytes: &[u8]) -> Result<VerificationKey, StoreError> {
+        let algorithm: Option<Algorithm> = algorithm.parse().ok();
+        // Of the kinds that an algorithm fits, each has a length of its own.
+        let read = |algorithm: Algorithm| {
+            let kinds = KeyKind::ALL.into_iter().filter(|kind| algorithm.fits(*kind));
+            let kind = kinds.into_iter().find(|kind| kind.length() == bytes.len())?;
+            let public_key = OperationalPublicKey::from_bytes(kind, bytes).ok()?;
+            VerificationKey::new(algorithm, public_key).ok()
+        };
+        let key = algorithm.and_then(read);
+        key.ok_or_else(|| self.damaged("a row of `key` has a public key, or an algorithm, that is none"))
     }
 
     /// The bytes of the pinned genesis.

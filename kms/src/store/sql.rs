@@ -4,7 +4,7 @@
 pub(crate) const APPLICATION_ID: i64 = 0x4173_4b6d;
 
 /// Migration n leads from `PRAGMA user_version` n to n + 1.
-pub(crate) const MIGRATIONS: [&str; 1] = ["
+pub(crate) const MIGRATIONS: [&str; 2] = ["
 -- `pending` is the epoch that is being put on the token.
 CREATE TABLE kms (
     one      INTEGER PRIMARY KEY CHECK (one = 1),
@@ -59,6 +59,31 @@ CREATE TABLE duty (
     intent INTEGER NOT NULL,
     result INTEGER
 ) STRICT, WITHOUT ROWID;
+", "
+-- Keys of other algorithms than ES256, and keys that were on the device before the KMS took them over.
+CREATE TABLE new_key (
+    device      TEXT NOT NULL,
+    object      BLOB NOT NULL CHECK (length(object) BETWEEN 1 AND 64),
+    kind        TEXT NOT NULL CHECK (kind IN ('contract', 'key')),
+    name        TEXT NOT NULL,
+    version     INTEGER NOT NULL,
+    algorithm   TEXT NOT NULL,
+    -- An uncompressed point, or an RSA modulus.
+    public_key  BLOB NOT NULL CHECK (length(public_key) IN (65, 97, 384, 512)),
+    adopted     INTEGER NOT NULL CHECK (adopted IN (0, 1)),
+    state       TEXT NOT NULL,
+    governed_by TEXT,
+    policy      BLOB,
+    created     INTEGER NOT NULL,
+    activated   INTEGER,
+    changed     INTEGER NOT NULL,
+    PRIMARY KEY (kind, name, version),
+    UNIQUE (device, object)
+) STRICT;
+INSERT INTO new_key SELECT device, object, kind, name, version, 'ES256', point, 0, state, governed_by, policy, created,
+    activated, changed FROM key;
+DROP TABLE key;
+ALTER TABLE new_key RENAME TO key;
 "];
 
 pub(crate) const INSERT_KMS: &str = "INSERT INTO kms (one, instance, epoch, pending) VALUES (1, ?1, 0, NULL)";
@@ -67,10 +92,11 @@ pub(crate) const SET_PENDING: &str = "UPDATE kms SET pending = ?1 WHERE one = 1"
 pub(crate) const SET_EPOCH: &str = "UPDATE kms SET epoch = ?1, pending = NULL WHERE one = 1";
 
 pub(crate) const KEYS: &str =
-    "SELECT object, kind, name, version, point, state, governed_by, created, activated, device
+    "SELECT object, kind, name, version, public_key, state, governed_by, created, activated, device, algorithm, adopted
     FROM key ORDER BY kind, name, version";
 pub(crate) const INSERT_KEY: &str = "INSERT INTO key
-    (device, object, kind, name, version, point, state, created, changed) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8)";
+    (device, object, kind, name, version, algorithm, public_key, adopted, state, created, changed)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?10)";
 pub(crate) const SET_KEY_STATE: &str = "UPDATE key SET state = ?4, changed = ?5
     WHERE kind = ?1 AND name = ?2 AND version = ?3";
 pub(crate) const ACTIVATE_KEY: &str = "UPDATE key

@@ -13,7 +13,8 @@ use assent_consensus::header::TrustedHeader;
 use assent_consensus::json::Integer;
 use assent_consensus::jwk::PublicKey;
 use assent_consensus::name::Name;
-use assent_consensus::subject::{Algorithm, SignatureFormat};
+use assent_consensus::operational_key::Algorithm;
+use assent_consensus::subject::SignatureFormat;
 
 use super::{Key, Log, name, now};
 
@@ -111,8 +112,9 @@ impl Deployment {
                     governed_by: contract,
                     alg: Algorithm::ES256,
                     format,
-                    key: key(&keys.operational, operational).context("an operational key is missing")?,
+                    key: key(&keys.operational, operational).context("an operational key is missing")?.into(),
                     attestation: None,
+                    adopted: false,
                 });
             }
         }

@@ -12,9 +12,10 @@ use assent_consensus::contract::{Context, Contract, State};
 use assent_consensus::digest::Digest;
 use assent_consensus::encoding::{self, Bytes};
 use assent_consensus::json;
-use assent_consensus::jwk::{Signature, Thumbprint};
+use assent_consensus::jwk::Thumbprint;
 use assent_consensus::jws::{CheckedSignatures, Jws, Payload, Unsigned};
 use assent_consensus::message::{Ballot, Cancel, CountedMessage, Decision, Start, VoteRequest};
+use assent_consensus::operational_key::RawSignature;
 use assent_consensus::subject::SignatureFormat;
 use assent_consensus::time::UnixMillis;
 use assent_consensus::transaction::{Carrier, Transaction};
@@ -53,8 +54,11 @@ impl Scene {
         let opened = self.open_case(case);
         let decided = self.approve(opened);
         let duty = self.action(&decided);
-        let signature: Signature = self.signature(duty).0.try_into().expect("r and s");
-        release.verify(unsigned.signing_input(), &signature).expect("it is a signature over the message");
+        let signature = self.signature(duty).0;
+        let signed = release.algorithm().digest(unsigned.signing_input());
+        release
+            .verify(&signed, &RawSignature(signature.clone()))
+            .expect("it is a signature over the message");
         let input = std::str::from_utf8(unsigned.signing_input()).expect("text");
         Jws::parse(format!("{input}.{}", encoding::encode(&signature)).as_bytes()).expect("the form is right")
     }

@@ -45,7 +45,7 @@ fn an_honest_node_gets_each_signature_and_the_same_one_again() {
     );
 
     let release = scene.node.genesis.key(&name("release")).expect("it is in genesis");
-    let release = VerifyingKey::from_sec1_bytes(release.key.point()).expect("a key");
+    let release = VerifyingKey::from_sec1_bytes(release.key.public_key().as_bytes()).expect("a key");
     let signature = p256::ecdsa::Signature::from_der(&signature.0).expect("DER");
     let file = Digest::of(b"honest");
     release.verify_prehash(file.as_bytes(), &signature).expect("it signs the file's digest");
@@ -310,7 +310,8 @@ fn an_action_is_done_only_as_it_was_approved() {
     // The action twice: with the result of the first time in hand.
     let duty = scene.action(&decided);
     let signature = scene.signature(duty);
-    let release = scene.node.genesis.key(&name("release")).expect("it is in genesis").key.clone();
+    let release =
+        scene.node.genesis.key(&name("release")).expect("it is in genesis").key.public_key().clone();
     let output = ActionOutput {
         key: name("release"),
         version: KeyVersion::first(),

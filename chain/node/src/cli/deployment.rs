@@ -45,9 +45,10 @@ use assent_consensus::encoding::Bytes;
 use assent_consensus::genesis::{ContractDocument, KeyDocument, ProcessDocument, Recovery};
 use assent_consensus::json::Integer;
 use assent_consensus::name::{DisplayText, Name};
+use assent_consensus::operational_key::KeyFile;
 use assent_consensus::policy::Policy;
 use assent_consensus::process::Process;
-use assent_consensus::subject::{Algorithm, SignatureFormat};
+use assent_consensus::subject::SignatureFormat;
 use assent_consensus::time::Millis;
 use serde::Deserialize;
 
@@ -184,13 +185,15 @@ impl Deployment {
 
     pub(super) fn keys(&self, base: &Path) -> Result<Vec<KeyDocument>, Failure> {
         let read = |part: &KeyPart| {
+            let KeyFile { key, adopted } = read::key_file(&base.join(&part.key))?;
             Ok(KeyDocument {
                 name: part.name.clone(),
                 governed_by: part.governed_by.clone(),
-                alg: Algorithm::ES256,
+                alg: key.algorithm(),
                 format: part.format,
-                key: read::jwk(&base.join(&part.key))?,
+                key: key.public_key().clone(),
                 attestation: None,
+                adopted,
             })
         };
         self.key.iter().map(read).collect()

@@ -7,10 +7,11 @@ use assent_consensus::event::CaseOutcome;
 use assent_consensus::genesis::Genesis;
 use assent_consensus::message::RequestId;
 use assent_consensus::name::Name;
+use assent_consensus::operational_key::OperationalPublicKey;
 use assent_consensus::subject::Subject;
 use assent_consensus::vote::Outcome;
 use clap::Args;
-use p256::pkcs8::{EncodePublicKey, LineEnding};
+use pkcs8::{Document, LineEnding};
 use serde_json::json;
 
 use crate::api::{CaseState, CaseView};
@@ -102,7 +103,7 @@ async fn fetch(
         if let Some(result) = &proof.result {
             outputs.push(Output { name: format!("{name}.sig"), bytes: result.signature.0.clone() });
             let key = format!("{}.pub.pem", result.key);
-            outputs.push(Output { name: key, bytes: public_key_pem(result.public_key.point())? });
+            outputs.push(Output { name: key, bytes: public_key_pem(&result.public_key)? });
         } else if outcome == CaseOutcome::Done && approved && proof::asks_for_a_signature(&proof) {
             return Err(Failure::does_not_verify(
                 "the node says that the case is done, and its proof has no signature",
@@ -146,10 +147,11 @@ fn file_name(
     Ok(step.map_or_else(|| name.to_owned(), |step| format!("{name}.{step}")))
 }
 
-/// The key as SubjectPublicKeyInfo (RFC 5480) in PEM.
-fn public_key_pem(point: &[u8; 65]) -> Result<Vec<u8>, Failure> {
-    let key = p256::PublicKey::from_sec1_bytes(point).map_err(Failure::failed)?;
-    Ok(key.to_public_key_pem(LineEnding::LF).map_err(Failure::failed)?.into_bytes())
+/// The key as SubjectPublicKeyInfo (RFC 5280 section 4.1.2.7) in PEM.
+fn public_key_pem(key: &OperationalPublicKey) -> Result<Vec<u8>, Failure> {
+    let der = key.to_spki_der().ok_or_else(|| Failure::failed("the public key cannot be written"))?;
+    let document = Document::try_from(der).map_err(Failure::failed)?;
+    Ok(document.to_pem("PUBLIC KEY", LineEnding::LF).map_err(Failure::failed)?.into_bytes())
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use assent_consensus::digest::Digest;
 use assent_consensus::genesis::{GENESIS_LIMIT, Genesis};
 use assent_consensus::jwk::PublicKey;
+use assent_consensus::operational_key::KeyFile;
 use assent_consensus::{json, policy};
 use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest as _, Sha256};
@@ -65,6 +66,15 @@ pub(super) fn jwk(path: &Path) -> Result<PublicKey, Failure> {
     json::read(&bytes).map_err(|error| {
         Failure::failed(format!("`{}` is not the JWK of a P-256 public key: {error}", path.display()))
             .help("`assent key show` and `assent-kms key create` print JWKs")
+    })
+}
+
+/// An operational key from the file that the KMS wrote of it.
+pub(super) fn key_file(path: &Path) -> Result<KeyFile, Failure> {
+    let bytes = file(path, "key file", SHORT_LIMIT)?;
+    json::read(&bytes).map_err(|error| {
+        Failure::failed(format!("`{}` is not the file of an operational key: {error}", path.display()))
+            .help("`assent-kms key create --key NAME --out FILE` and `key adopt` write them")
     })
 }
 

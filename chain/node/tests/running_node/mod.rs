@@ -395,7 +395,7 @@ impl Keys {
         ActionOutput {
             key,
             version: KeyVersion::first(),
-            public_key: self.release.public_key().clone(),
+            public_key: self.release.public_key().clone().into(),
             format: SignatureFormat::Der,
             signature: Bytes(signature.to_der().as_bytes().to_vec()),
         }

@@ -193,7 +193,7 @@ fn a_result_of_another_key_format_or_record_is_refused() {
         reason(&world, &bundle)
     };
     assert_eq!(changed(&|result| result.key = name("other")), "other-key");
-    assert_eq!(changed(&|result| result.public_key = world.stranger.public.clone()), "other-key");
+    assert_eq!(changed(&|result| result.public_key = world.stranger.public.clone().into()), "other-key");
     assert_eq!(changed(&|result| result.format = SignatureFormat::Raw), "other-format");
     assert_eq!(changed(&|result| result.version.0 = Integer::saturating(2)), "other-key-version");
     let other = world.output_of("b").signature;
@@ -202,7 +202,7 @@ fn a_result_of_another_key_format_or_record_is_refused() {
     let started = world.processes.inclusion(1, 0);
     assert_eq!(changed(&|result| result.inclusion = started.clone()), "other-record");
     // As good a signature, but not the one that the log has.
-    let other = Key::new(4).sign_digest(&Digest::of(b"a"));
+    let other = Key::new(4).sign_digest(Digest::of(b"a").as_bytes());
     let low = other.normalize_s();
     let high = p256::ecdsa::Signature::from_scalars(low.r(), -low.s()).unwrap();
     let again = if changed_to(&good) == high.to_der().as_bytes() { low } else { high };

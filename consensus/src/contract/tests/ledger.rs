@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use p256::ecdsa::signature::Signer;
 use p256::ecdsa::signature::hazmat::PrehashSigner;
-use p256::ecdsa::{Signature as P256Signature, SigningKey, VerifyingKey};
+use p256::ecdsa::{Signature as P256Signature, SigningKey};
 
 use crate::contract::{Context, Contract, Rejection, State};
 use crate::digest::Digest;
@@ -46,12 +46,8 @@ impl Key {
         unsigned.attach(&signature.to_bytes().into(), &self.public).unwrap().jws().clone()
     }
 
-    pub(crate) fn sign_digest(&self, digest: &Digest) -> P256Signature {
-        self.secret.sign_prehash(digest.as_bytes()).unwrap()
-    }
-
-    pub(crate) fn verifier(&self) -> &VerifyingKey {
-        self.secret.verifying_key()
+    pub(crate) fn sign_digest(&self, digest: &[u8]) -> P256Signature {
+        self.secret.sign_prehash(digest).unwrap()
     }
 
     pub(super) fn toml(&self) -> String {
@@ -182,7 +178,7 @@ impl Ledger {
         });
         let round = number(0);
         let digest = commit_digest(deployment, &self.chain, height, round, header.id());
-        let signature = self.validator.sign_digest(&digest).to_bytes().into();
+        let signature = self.validator.sign_digest(digest.as_bytes()).to_bytes().into();
         let kid = self.validator.public.thumbprint();
         let signatures = vec![CommitSignature { kid, signature }];
         let certificate = Certificate { height, round, block: header.id(), signatures };

@@ -173,7 +173,7 @@ fn a_result_must_be_what_was_approved() {
     output.key = name("other");
     assert_eq!(code(world.result(request, output)), "wrong-key");
     let mut output = good.clone();
-    output.public_key = Key::new(77).public;
+    output.public_key = Key::new(77).public.into();
     assert_eq!(code(world.result(request, output)), "wrong-key");
     let mut output = good.clone();
     output.format = crate::subject::SignatureFormat::Raw;

@@ -21,7 +21,8 @@ use crate::json::{self, Members, Value};
 use crate::jws::Jws;
 use crate::message::{Ballot, Cancel, Decision, KeyVersion, RequestId, Start, VoteRequest};
 use crate::name::Name;
-use crate::subject::{Algorithm, SignatureFormat};
+use crate::operational_key::{Algorithm, RawSignature, VerificationKey};
+use crate::subject::SignatureFormat;
 use crate::time::{Millis, UnixMillis};
 use crate::transaction::Carrier;
 use crate::vote::Choice;
@@ -131,8 +132,9 @@ impl World {
                 governed_by: name("release-approval"),
                 alg: Algorithm::ES256,
                 format,
-                key: release.public.clone(),
+                key: release.public.clone().into(),
                 attestation: Some(vec![Bytes(vec![0x30, 3, 2, 1, 5])]),
+                adopted: false,
             }],
             recovery: Some(Recovery {
                 threshold: number(1),
@@ -393,14 +395,15 @@ impl World {
     }
 
     pub(crate) fn output_of(&self, case: &str) -> ActionOutput {
-        let (artifact, kid) = (self.artifact_of(case), self.release.public.thumbprint());
-        let signature = self.release.sign_digest(&artifact.to_sign(kid).digest()).to_bytes().into();
+        let (artifact, key) = (self.artifact_of(case), VerificationKey::from(self.release.public.clone()));
+        let digest = artifact.to_sign(&key).digest(key.algorithm());
+        let signature = RawSignature(self.release.sign_digest(digest.as_bytes()).to_bytes().to_vec());
         ActionOutput {
             key: name("release"),
             version: KeyVersion::first(),
-            public_key: self.release.public.clone(),
+            public_key: key.public_key().clone(),
             format: artifact.format,
-            signature: Bytes(artifact.assemble(kid, &signature)),
+            signature: Bytes(artifact.assemble(&key, &signature)),
         }
     }
 

@@ -1,5 +1,6 @@
 //! PKCS#11 v2.40 tokens. One module is loaded once for the process; the token is chosen by its `pkcs11:` URI.
 
+mod algorithm;
 mod module;
 mod reaction;
 mod session;

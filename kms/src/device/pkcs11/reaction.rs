@@ -78,7 +78,7 @@ pub(super) fn from_call(error: &Error) -> DeviceError {
 /// What a person can do about it, where the code says enough.
 fn remedy(error: &Error) -> Option<&'static str> {
     use RvError as R;
-    let Error::Pkcs11(code, _) = error else { return None };
+    let Error::Pkcs11(code, function) = error else { return None };
     Some(match code {
         R::DeviceMemory => "the token has no space left: destroy objects that nobody needs",
         R::TokenWriteProtected | R::SessionReadOnly | R::ActionProhibited => {
@@ -96,6 +96,12 @@ fn remedy(error: &Error) -> Option<&'static str> {
         }
         R::UserPinNotInitialized => "the token has no user PIN yet: its security officer sets one",
         R::PinExpired => "the PIN has expired: change it with the maker's own tool, and in the PIN file",
+        R::CurveNotSupported => {
+            "the token knows no keys on this curve: use another `--alg`, or another `--device`"
+        }
+        R::KeySizeRange if matches!(function, Function::GenerateKeyPair) => {
+            "the token makes no keys of this size: use other `--bits`, or another `--device`"
+        }
         R::KeyTypeInconsistent | R::KeySizeRange => {
             "the object with this id is not the key that was made here"
         }

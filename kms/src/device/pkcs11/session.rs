@@ -2,14 +2,15 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use assent_consensus::digest::Digest;
-use assent_consensus::jwk::{PublicKey, Signature};
+use assent_consensus::operational_key::{
+    Algorithm, KeyKind, MessageDigest, OperationalPublicKey, RawSignature,
+};
 use cryptoki::error::Result as CallResult;
-use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
 use cryptoki::slot::{Limit, Slot, TokenInfo};
 
+use super::algorithm::{PUBLIC_ATTRIBUTES, generation, read_public, signing};
 use super::module::{Held, Module, Open};
 use super::reaction::{Reaction, from_call, reaction};
 use crate::device::{Device, DeviceError, DeviceInfo, DeviceKey, EpochMark, ObjectId, read_mark, write_mark};
@@ -19,10 +20,6 @@ pub const OBJECT_LIMIT: usize = 10_000;
 /// The most key handles that a session keeps.
 const HANDLE_LIMIT: usize = 1_024;
 
-/// CKA_EC_PARAMS of P-256: the DER of the object identifier 1.2.840.10045.3.1.7.
-pub(super) const P256_PARAMETERS: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
-/// The DER header of an OCTET STRING of 65 bytes: what stands before the point in CKA_EC_POINT.
-const POINT_HEADER: [u8; 2] = [0x04, 65];
 /// CKA_APPLICATION and CKA_LABEL of the data object that holds the epoch.
 const MARK_LABEL: &[u8] = b"assent-kms-epoch";
 
@@ -119,21 +116,15 @@ impl Pkcs11Device {
         Ok(handle)
     }
 
-    fn point(&self, key: ObjectHandle) -> Result<Option<PublicKey>, DeviceError> {
-        let (mut on_p256, mut point) = (false, None);
-        let wanted = [AttributeType::EcParams, AttributeType::EcPoint];
-        for attribute in self.call(|session| session.get_attributes(key, &wanted))? {
-            match attribute {
-                Attribute::EcParams(parameters) => on_p256 = parameters == P256_PARAMETERS,
-                // Some modules leave out the DER header that PKCS#11 asks for.
-                Attribute::EcPoint(bytes) => {
-                    let bare = bytes.strip_prefix(&POINT_HEADER).filter(|bare| bare.len() == 65);
-                    point = <[u8; 65]>::try_from(bare.unwrap_or(&bytes)).ok();
-                }
-                _ => {}
+    fn public(&self, key: ObjectHandle) -> Result<Option<OperationalPublicKey>, DeviceError> {
+        for wanted in PUBLIC_ATTRIBUTES {
+            // A key of another type has none of them, which is no error.
+            let attributes = self.call(|session| session.get_attributes(key, &wanted))?;
+            if attributes.len() == wanted.len() {
+                return Ok(read_public(&attributes));
             }
         }
-        Ok(point.filter(|_| on_p256).and_then(|point| PublicKey::from_point(point).ok()))
+        Ok(None)
     }
 
     fn name(&self, key: ObjectHandle) -> Result<(Option<ObjectId>, String), DeviceError> {
@@ -219,11 +210,15 @@ impl Device for Pkcs11Device {
         })
     }
 
-    fn generate(&mut self, label: &str) -> Result<(ObjectId, PublicKey), DeviceError> {
+    fn generate(
+        &mut self,
+        label: &str,
+        kind: KeyKind,
+    ) -> Result<(ObjectId, OperationalPublicKey), DeviceError> {
         let object = ObjectId::random()?;
         let id = object.as_bytes().to_vec();
         let named = [Attribute::Token(true), Attribute::Label(label.into()), Attribute::Id(id)];
-        let public = [Attribute::EcParams(P256_PARAMETERS.to_vec()), Attribute::Verify(true)];
+        let (mechanism, public) = generation(kind);
         let private = [
             Attribute::Private(true),
             Attribute::Sensitive(true),
@@ -236,10 +231,13 @@ impl Device for Pkcs11Device {
         self.destroy_unfinished()?;
         self.unfinished().push(object);
         let (public, private) =
-            self.call(|session| session.generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private))?;
+            self.call(|session| session.generate_key_pair(&mechanism, &public, &private))?;
         let checked = self.missing(private).and_then(|missing| match missing {
             Some(words) => Err(DeviceError::Unsafe(words)),
-            None => self.point(public)?.ok_or(DeviceError::Unsafe("on P-256")),
+            None => self
+                .public(public)?
+                .filter(|key| key.kind() == kind)
+                .ok_or(DeviceError::Unsafe("of the kind that was asked for")),
         });
         match checked {
             Ok(key) => {
@@ -255,29 +253,33 @@ impl Device for Pkcs11Device {
         }
     }
 
-    fn public_key(&mut self, object: ObjectId) -> Result<Option<PublicKey>, DeviceError> {
+    fn public_key(&mut self, object: ObjectId) -> Result<Option<OperationalPublicKey>, DeviceError> {
         match self.private(object) {
             Err(DeviceError::NoKey(_)) => return Ok(None),
             result => drop(result?),
         }
         match self.pair(ObjectClass::PUBLIC_KEY, object)?[..] {
-            [public] => self.point(public),
+            [public] => self.public(public),
             _ => Ok(None),
         }
     }
 
-    fn sign(&mut self, object: ObjectId, digest: &Digest) -> Result<Signature, DeviceError> {
+    fn sign(
+        &mut self,
+        object: ObjectId,
+        algorithm: Algorithm,
+        digest: &MessageDigest,
+    ) -> Result<RawSignature, DeviceError> {
         let key = self.private(object)?;
-        let signature = self.call(|session| session.sign(&Mechanism::Ecdsa, key, digest.as_bytes()))?;
-        let length = signature.len();
-        Signature::try_from(signature)
-            .map_err(|_| DeviceError::Failed(format!("a signature has {length} bytes, not 64")))
+        let (mechanism, bytes) = signing(algorithm, digest);
+        Ok(RawSignature(self.call(|session| session.sign(&mechanism, key, &bytes))?))
     }
 
     fn list(&mut self) -> Result<Vec<DeviceKey>, DeviceError> {
         let mut keys: Vec<DeviceKey> = Vec::new();
         for class in [ObjectClass::PRIVATE_KEY, ObjectClass::PUBLIC_KEY] {
-            for handle in self.find(&[Attribute::Class(class), Attribute::KeyType(KeyType::EC)])? {
+            let of_type = |kind| self.find(&[Attribute::Class(class), Attribute::KeyType(kind)]);
+            for handle in [of_type(KeyType::EC)?, of_type(KeyType::RSA)?].concat() {
                 let (Some(object), label) = self.name(handle)? else { continue };
                 let place = match keys.iter().position(|key| key.object == object) {
                     Some(place) => place,
@@ -288,7 +290,7 @@ impl Device for Pkcs11Device {
                 };
                 match class {
                     ObjectClass::PRIVATE_KEY => keys[place].has_private = true,
-                    _ => keys[place].public_key = self.point(handle)?,
+                    _ => keys[place].public_key = self.public(handle)?,
                 }
             }
         }

@@ -1,9 +1,9 @@
-use assent_consensus::digest::Digest;
+use assent_consensus::operational_key::{Algorithm, KeyKind, MessageDigest, VerificationKey};
 use assent_hsm_mock::{SoftHsmToken, with_token};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeType, ObjectClass};
 
-use super::session::P256_PARAMETERS;
+use super::algorithm::P256_PARAMETERS;
 use super::*;
 use crate::device::EpochMark;
 
@@ -13,15 +13,20 @@ fn driver(token: &SoftHsmToken) -> Pkcs11Driver {
     Pkcs11Driver::new(token.module(), &token.uri(), pin).expect("a good URI")
 }
 
+fn digest() -> MessageDigest {
+    Algorithm::ES256.digest(b"a")
+}
+
 #[test]
 fn a_generated_key_signs_and_is_never_extractable() {
     with_token!("one", |token| {
         let driver = driver(token);
         let mut device = driver.connect().expect("the token");
-        let (object, key) = device.generate("a key").expect("generated");
-        assert_eq!(device.public_key(object), Ok(Some(key.clone())));
-        let digest = Digest::of(b"a");
-        key.verify_digest(&digest, &device.sign(object, &digest).expect("signed")).expect("right");
+        let (object, public_key) = device.generate("a key", KeyKind::P256).expect("generated");
+        assert_eq!(device.public_key(object), Ok(Some(public_key.clone())));
+        let key = VerificationKey::new(Algorithm::ES256, public_key).expect("it fits");
+        let digest = digest();
+        key.verify(&digest, &device.sign(object, Algorithm::ES256, &digest).expect("signed")).expect("right");
         let listed = device.list().expect("a list");
         assert_eq!(listed.len(), 1);
         assert_eq!((listed[0].label.as_str(), listed[0].has_private), ("a key", true));
@@ -36,7 +41,7 @@ fn a_generated_key_signs_and_is_never_extractable() {
 
         device.destroy(object).expect("destroyed");
         assert_eq!(device.public_key(object), Ok(None));
-        assert_eq!(device.sign(object, &digest), Err(DeviceError::NoKey(object)));
+        assert_eq!(device.sign(object, Algorithm::ES256, &digest), Err(DeviceError::NoKey(object)));
     });
 }
 
@@ -86,14 +91,15 @@ fn the_sessions_of_one_token_outlive_a_driver_of_another_on_the_same_module() {
         let second = token.add_token("second").expect("a second token");
         let one = driver(token);
         let mut device = one.connect().expect("the first token");
-        let (object, key) = device.generate("a key").expect("generated");
+        let (object, public_key) = device.generate("a key", KeyKind::P256).expect("generated");
         let pin =
             PinSource::new(&"other".parse().expect("a name"), Some(token.pin_file()), token.directory());
         let other = Pkcs11Driver::new(token.module(), &second, pin.expect("a file")).expect("a good URI");
         drop(other.connect().expect("the second token"));
         drop(other);
-        let digest = Digest::of(b"a");
-        key.verify_digest(&digest, &device.sign(object, &digest).expect("signed")).expect("right");
+        let key = VerificationKey::new(Algorithm::ES256, public_key).expect("it fits");
+        let digest = digest();
+        key.verify(&digest, &device.sign(object, Algorithm::ES256, &digest).expect("signed")).expect("right");
     });
 }
 
@@ -120,17 +126,48 @@ fn a_token_that_is_taken_out_is_gone_and_back_when_it_is_put_back() {
     with_token!("moving", |token| {
         let driver = driver(token);
         let mut device = driver.connect().expect("the token");
-        let (object, key) = device.generate("a key").expect("generated");
+        let (object, public_key) = device.generate("a key", KeyKind::P256).expect("generated");
         let (here, away) = (token.directory().join("tokens"), token.directory().join("away"));
         std::fs::rename(&here, &away).expect("taken out");
-        let digest = Digest::of(b"a");
-        assert!(device.sign(object, &digest).expect_err("gone").is_lost());
+        let key = VerificationKey::new(Algorithm::ES256, public_key).expect("it fits");
+        let digest = digest();
+        assert!(device.sign(object, Algorithm::ES256, &digest).expect_err("gone").is_lost());
         assert!(device.public_key(object).expect_err("gone").is_lost());
         assert!(device.epoch_marks().expect_err("gone").is_lost());
         drop(device);
         assert!(driver.connect().err().expect("gone").is_lost());
         std::fs::rename(&away, &here).expect("put back");
         let mut device = driver.connect().expect("the token");
-        key.verify_digest(&digest, &device.sign(object, &digest).expect("signed")).expect("right");
+        key.verify(&digest, &device.sign(object, Algorithm::ES256, &digest).expect("signed")).expect("right");
+    });
+}
+
+#[test]
+fn keys_of_every_kind_sign_by_every_algorithm_that_fits_them() {
+    with_token!("kinds", |token| {
+        let driver = driver(token);
+        let mut device = driver.connect().expect("the token");
+        for kind in KeyKind::ALL {
+            let (object, public_key) = device.generate("a key", kind).expect("generated");
+            assert_eq!(public_key.kind(), kind);
+            assert_eq!(device.public_key(object), Ok(Some(public_key.clone())));
+            for algorithm in Algorithm::ALL.into_iter().filter(|algorithm| algorithm.fits(kind)) {
+                let key = VerificationKey::new(algorithm, public_key.clone()).expect("it fits");
+                // Of a message, and of a file that is known by its SHA-256.
+                for digest in [algorithm.digest(b"a"), digest()] {
+                    let signature = device.sign(object, algorithm, &digest).expect("signed");
+                    assert_eq!(signature.0.len(), kind.signature_length());
+                    key.verify(&digest, &signature).unwrap_or_else(|_| panic!("{kind} {algorithm}"));
+                }
+            }
+        }
+        let mut kinds: Vec<KeyKind> = device
+            .list()
+            .expect("a list")
+            .iter()
+            .filter_map(|key| key.public_key.as_ref().filter(|_| key.has_private).map(|key| key.kind()))
+            .collect();
+        kinds.sort_unstable();
+        assert_eq!(kinds, KeyKind::ALL);
     });
 }

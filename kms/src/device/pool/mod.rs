@@ -17,11 +17,10 @@ mod tests;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use assent_consensus::digest::Digest;
-use assent_consensus::jwk::{PublicKey, Signature};
-use p256::ecdsa;
+use assent_consensus::operational_key::{MessageDigest, RawSignature, VerificationKey};
 use tokio::sync::oneshot;
 
+use super::low_s::low_s;
 use super::{Device, DeviceError, Driver, ObjectId};
 use queue::{Attempt, Job, Queue};
 
@@ -48,19 +47,20 @@ impl Pool {
         Ok(Pool { queue: Queue::start(driver, sessions)?, call_timeout })
     }
 
-    /// Signs with a key and verifies: the signature has its s in the low half.
+    /// Signs with a key and verifies: an ECDSA signature has its s in the low half.
     ///
     /// # Errors
     /// [`DeviceError`]
     pub async fn sign(
         &self,
         object: ObjectId,
-        key: PublicKey,
-        digest: Digest,
-    ) -> Result<Signature, DeviceError> {
+        key: VerificationKey,
+        digest: MessageDigest,
+    ) -> Result<RawSignature, DeviceError> {
         self.run(move |device| {
-            let signature = low_s(device.sign(object, &digest)?)?;
-            key.verify_digest(&digest, &signature).map_err(|_| DeviceError::WrongSignature)?;
+            let algorithm = key.algorithm();
+            let signature = low_s(algorithm, &device.sign(object, algorithm, &digest)?)?;
+            key.verify(&digest, &signature).map_err(|_| DeviceError::WrongSignature)?;
             Ok(signature)
         })
         .await
@@ -122,10 +122,4 @@ impl Drop for Pool {
     fn drop(&mut self) {
         self.queue.close(self.call_timeout);
     }
-}
-
-/// The same signature with s in the low half: both are valid, and one form leaves nothing to choose.
-fn low_s(signature: Signature) -> Result<Signature, DeviceError> {
-    let signature = ecdsa::Signature::from_slice(&signature).map_err(|_| DeviceError::WrongSignature)?;
-    Ok(signature.normalize_s().to_bytes().into())
 }

@@ -1,6 +1,8 @@
 use std::sync::Condvar;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use assent_consensus::operational_key::{Algorithm, KeyKind, OperationalPublicKey};
+
 use super::*;
 use crate::device::{DeviceInfo, DeviceKey, EpochMark};
 
@@ -62,15 +64,20 @@ impl Device for Seat {
         Err(DeviceError::Failed("it came through".into()))
     }
 
-    fn generate(&mut self, _: &str) -> Result<(ObjectId, PublicKey), DeviceError> {
+    fn generate(&mut self, _: &str, _: KeyKind) -> Result<(ObjectId, OperationalPublicKey), DeviceError> {
         Err(DeviceError::Failed("not here".into()))
     }
 
-    fn public_key(&mut self, _: ObjectId) -> Result<Option<PublicKey>, DeviceError> {
+    fn public_key(&mut self, _: ObjectId) -> Result<Option<OperationalPublicKey>, DeviceError> {
         Ok(None)
     }
 
-    fn sign(&mut self, object: ObjectId, _: &Digest) -> Result<Signature, DeviceError> {
+    fn sign(
+        &mut self,
+        object: ObjectId,
+        _: Algorithm,
+        _: &MessageDigest,
+    ) -> Result<RawSignature, DeviceError> {
         Err(DeviceError::NoKey(object))
     }
 

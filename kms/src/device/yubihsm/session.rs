@@ -5,8 +5,9 @@ use std::sync::Arc;
 use ::yubihsm::asymmetric::Algorithm;
 use ::yubihsm::object::{self, Filter, Label, Origin, Type};
 use ::yubihsm::{AuditOption, Capability, Client, client, opaque, wrap};
-use assent_consensus::digest::Digest;
-use assent_consensus::jwk::{PublicKey, Signature};
+use assent_consensus::operational_key::{
+    Algorithm as KeyAlgorithm, KeyKind, MessageDigest, OperationalPublicKey, RawSignature,
+};
 use p256::ecdsa;
 
 use super::capability::{self, NEEDED, RawInfo};
@@ -198,7 +199,7 @@ impl YubiHsmDevice {
         }
     }
 
-    fn point(&mut self, id: u16) -> Result<Option<PublicKey>, DeviceError> {
+    fn point(&mut self, id: u16) -> Result<Option<OperationalPublicKey>, DeviceError> {
         let key = match self.call(None, |client| client.get_public_key(id)) {
             Err(failure) if failure.code == Some(NOT_FOUND) => return Ok(None),
             key => key.map_err(|failure| failure.error)?,
@@ -208,7 +209,7 @@ impl YubiHsmDevice {
             return Ok(None);
         }
         point[1..].copy_from_slice(&key.bytes);
-        Ok(PublicKey::from_point(point).ok())
+        Ok(OperationalPublicKey::from_bytes(KeyKind::P256, &point).ok())
     }
 
     fn marks(&mut self) -> Result<Vec<(u16, EpochMark)>, DeviceError> {
@@ -243,7 +244,14 @@ impl Device for YubiHsmDevice {
         })
     }
 
-    fn generate(&mut self, name: &str) -> Result<(ObjectId, PublicKey), DeviceError> {
+    fn generate(
+        &mut self,
+        name: &str,
+        kind: KeyKind,
+    ) -> Result<(ObjectId, OperationalPublicKey), DeviceError> {
+        if kind != KeyKind::P256 {
+            return Err(DeviceError::NotSupported(kind));
+        }
         let (label, domains, capabilities) = (label(name), self.own()?.domains, self.key_capabilities());
         let id = self.put_new(GENERATE, |client, id| {
             client.generate_asymmetric_key(id, label.clone(), domains, capabilities, Algorithm::EcP256)
@@ -259,18 +267,27 @@ impl Device for YubiHsmDevice {
         }
     }
 
-    fn public_key(&mut self, object: ObjectId) -> Result<Option<PublicKey>, DeviceError> {
+    fn public_key(&mut self, object: ObjectId) -> Result<Option<OperationalPublicKey>, DeviceError> {
         number(&object).map_or(Ok(None), |id| self.point(id))
     }
 
-    fn sign(&mut self, object: ObjectId, digest: &Digest) -> Result<Signature, DeviceError> {
+    fn sign(
+        &mut self,
+        object: ObjectId,
+        algorithm: KeyAlgorithm,
+        digest: &MessageDigest,
+    ) -> Result<RawSignature, DeviceError> {
         let id = known(object)?;
+        // No other key is ever made or found on this device.
+        if algorithm != KeyAlgorithm::ES256 {
+            return Err(DeviceError::NoKey(object));
+        }
         let used = Use { command: SIGN_ECDSA, object: Some(id) };
         let der = self
             .call(Some(used), |client| client.sign_ecdsa_prehash_raw(id, digest.as_bytes().to_vec()))
             .map_err(|failure| absent(failure, object))?;
         let signature = ecdsa::Signature::from_der(&der).map_err(|_| DeviceError::WrongSignature)?;
-        Ok(signature.to_bytes().into())
+        Ok(RawSignature(signature.to_bytes().to_vec()))
     }
 
     fn list(&mut self) -> Result<Vec<DeviceKey>, DeviceError> {

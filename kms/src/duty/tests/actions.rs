@@ -27,9 +27,9 @@ async fn an_approved_file_is_signed_in_the_format_of_its_key() {
         (&output.key, output.version, output.format),
         (&key.name, KeyVersion::first(), SignatureFormat::Der)
     );
-    assert_eq!(output.public_key, key.key);
+    assert_eq!(output.public_key, *key.key.public_key());
     let signature = DerSignature::from_bytes(&output.signature.0).unwrap();
-    let verifier = VerifyingKey::from_sec1_bytes(key.key.point()).unwrap();
+    let verifier = VerifyingKey::from_sec1_bytes(key.key.public_key().as_bytes()).unwrap();
     verifier.verify_prehash(Digest::of(b"1").as_bytes(), &signature).unwrap();
     // Again it is the same signature.
     world.restart();
@@ -103,7 +103,7 @@ async fn a_bundle_that_does_not_hold_is_not_believed() {
     let output = assent_consensus::bundle::ActionOutput {
         key: name("release"),
         version: KeyVersion::first(),
-        public_key: world.genesis.key(&name("release")).unwrap().key.clone(),
+        public_key: world.genesis.key(&name("release")).unwrap().key.public_key().clone(),
         format: SignatureFormat::Der,
         signature: Default::default(),
     };

@@ -10,6 +10,7 @@ use assent_consensus::header::TrustedHeader;
 use assent_consensus::jwk::Thumbprint;
 use assent_consensus::message::{KeyVersion, RequestId};
 use assent_consensus::name::Name;
+use assent_consensus::operational_key::{Algorithm, MessageDigest, RawSignature};
 use tokio::sync::Semaphore;
 
 use super::super::vault::{Later, Vault};
@@ -44,7 +45,7 @@ impl Books {
     pub(super) fn new(genesis: Arc<Genesis>, keys: impl IntoIterator<Item = (KeyName, Key)>) -> Books {
         let pinned = |key: &Key| PinnedKey {
             version: KeyVersion::first(),
-            public_key: key.public.clone(),
+            public_key: key.public.clone().into(),
             state: KeyState::Active,
         };
         let keys = keys.into_iter().map(|(name, key)| (name, (key.clone(), pinned(&key)))).collect();
@@ -116,7 +117,10 @@ impl Vault for Books {
                 };
             }
             let (key, _) = pages.keys.get(&order.key).unwrap();
-            let signature = key.sign_digest(&order.to_sign.digest());
+            let MessageDigest::Sha256(digest) = order.to_sign.digest(Algorithm::ES256) else {
+                unreachable!("ES256 signs SHA-256");
+            };
+            let signature = RawSignature(key.sign_digest(&digest).to_vec());
             let audit = Digest::of(pages.orders.len().to_string().as_bytes());
             let signed = SignedOrder { order: order.clone(), signature, audit };
             pages.orders.insert(order.duty(), signed.clone());

@@ -228,7 +228,8 @@ async fn a_contract_key_that_genesis_does_not_name_asks_nobody() {
     let (start, call) = world.case("release-signing", "1");
     let duty = world.vote_request_duty(&start, &call);
     let stranger = world.stranger.public.clone();
-    world.books.pages().keys.get_mut(&contract_key("release-approval")).unwrap().1.public_key = stranger;
+    world.books.pages().keys.get_mut(&contract_key("release-approval")).unwrap().1.public_key =
+        stranger.into();
     world.needs_person(duty.clone(), "other-key").await;
     world.books.pages().keys.remove(&contract_key("release-approval"));
     world.needs_person(duty, "unknown-key").await;

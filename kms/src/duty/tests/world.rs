@@ -18,7 +18,8 @@ use assent_consensus::message::{
     Ballot, BallotsRoot, Cancel, CountedMessage, Decision, RequestId, Start, VoteRequest,
 };
 use assent_consensus::name::Name;
-use assent_consensus::subject::{Algorithm, SignatureFormat, Subject};
+use assent_consensus::operational_key::Algorithm;
+use assent_consensus::subject::{SignatureFormat, Subject};
 use assent_consensus::time::{Millis, UnixMillis};
 use assent_consensus::vote::{Choice, Outcome};
 
@@ -121,8 +122,9 @@ impl World {
             governed_by: name(governed_by),
             alg: Algorithm::ES256,
             format,
-            key: key.public.clone(),
+            key: key.public.clone().into(),
             attestation: None,
+            adopted: false,
         };
         let chain =
             |id: &str, key: &Key| ChainDocument { id: name(id), validators: vec![key.public.clone()] };

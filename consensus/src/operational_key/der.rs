@@ -1,14 +1,12 @@
-//! ECDSA-Sig-Value (RFC 3279 section 2.2.3) of a P-256 signature: a DER sequence of two positive integers.
-
-use crate::jwk::Signature;
+//! ECDSA-Sig-Value (RFC 3279 section 2.2.3) of a signature on P-256 or P-384: a DER sequence of two positive integers.
 
 const SEQUENCE: u8 = 0x30;
 const INTEGER: u8 = 0x02;
 
-/// The DER form of r and s.
-pub(super) fn encode(signature: &Signature) -> Vec<u8> {
-    let (r, s) = signature.split_at(32);
-    let mut integers = Vec::with_capacity(70);
+/// The DER form of r and s, which are each half of `signature`, of at most 48 bytes.
+pub(crate) fn encode(signature: &[u8]) -> Vec<u8> {
+    let (r, s) = signature.split_at(signature.len() / 2);
+    let mut integers = Vec::with_capacity(signature.len() + 6);
     for number in [r, s] {
         push_integer(&mut integers, number);
     }
@@ -17,11 +15,11 @@ pub(super) fn encode(signature: &Signature) -> Vec<u8> {
     bytes
 }
 
-/// r and s of a DER form; nothing if it is not the one that [`encode`] writes.
-pub(super) fn decode(bytes: &[u8]) -> Option<Signature> {
+/// r and s of a DER form, `size` bytes together; nothing if it is not the one that [`encode`] writes.
+pub(crate) fn decode(bytes: &[u8], size: usize) -> Option<Vec<u8>> {
     let [SEQUENCE, _, rest @ ..] = bytes else { return None };
-    let mut signature = [0; 64];
-    let (r, s) = signature.split_at_mut(32);
+    let mut signature = vec![0; size];
+    let (r, s) = signature.split_at_mut(size / 2);
     let rest = read_integer(rest, r)?;
     let rest = read_integer(rest, s)?;
     (rest.is_empty() && encode(&signature) == bytes).then_some(signature)
@@ -37,7 +35,7 @@ fn push_integer(bytes: &mut Vec<u8>, number: &[u8]) {
     bytes.extend_from_slice(digits);
 }
 
-/// Reads an integer into 32 bytes, and gives what comes after it.
+/// Reads an integer into all of `number`, and gives what comes after it.
 fn read_integer<'a>(bytes: &'a [u8], number: &mut [u8]) -> Option<&'a [u8]> {
     let [INTEGER, length, rest @ ..] = bytes else { return None };
     let (digits, rest) = rest.split_at_checked(usize::from(*length))?;
@@ -52,6 +50,6 @@ fn read_integer<'a>(bytes: &'a [u8], number: &mut [u8]) -> Option<&'a [u8]> {
 
 /// The length of a part of a signature, in the one byte that it fits in.
 fn length(part: &[u8]) -> u8 {
-    // Two integers of at most 2 + 33 bytes.
+    // Two integers of at most 2 + 49 bytes.
     u8::try_from(part.len()).unwrap_or(u8::MAX)
 }
