@@ -9,6 +9,7 @@ use serde::Deserialize;
 use toml::de::DeTable;
 
 use crate::device::CALL_TIMEOUT;
+use crate::device::yubihsm::{LOG_POLL, OWN_SESSIONS};
 
 /// Where the configuration is if no other file is named.
 pub const DEFAULT_PATH: &str = "/etc/assent-kms/kms.toml";
@@ -52,6 +53,16 @@ const ALIKE: f64 = 0.7;
 /// pin_file = "pin"               # readable by this user alone; default: the systemd credential assent-kms-pin-NAME
 /// sessions = 8                   # signatures at the same time; default
 /// call_timeout = "10s"           # after which a call that does not return is given up; 12 times that for making a key; default
+///
+/// [[device]]
+/// name = "second"
+/// driver = "yubihsm"             # a YubiHSM 2
+/// connector = "http://127.0.0.1:12345"
+/// serial = "0007550001"          # default: whichever the connector has
+/// authentication_key = 2         # the number of the KMS's own authentication key; pin_file holds its password
+/// wrap_key = 3                   # under which keys may be exported for a backup; default: none, keys never leave the device
+/// log_poll = "10s"               # how often the device's log is read and compared; default
+/// sessions = 8                   # at most 14 of the device's 16
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -105,15 +116,44 @@ pub enum DriverConfig {
         /// The token's `pkcs11:` URI.
         token: String,
     },
+    /// A YubiHSM 2.
+    #[serde(rename = "yubihsm")]
+    YubiHsm {
+        /// Where its connector is: `http://HOST:PORT`, or `usb`.
+        connector: String,
+        /// Its serial number; nothing for the one that the connector has.
+        serial: Option<String>,
+        /// The KMS's authentication key.
+        authentication_key: u16,
+        /// The wrap key under which keys may be exported.
+        wrap_key: Option<u16>,
+        /// How often its log is read.
+        #[serde(default = "default_log_poll")]
+        log_poll: Millis,
+    },
 }
 
 impl DriverConfig {
     /// The words for `driver`, each with the keys that it takes beside those of every device.
-    const KEYS: [(&str, &[&str]); 1] = [("pkcs11", &["module", "token"])];
+    const KEYS: [(&str, &[&str]); 2] = [
+        ("pkcs11", &["module", "token"]),
+        ("yubihsm", &["connector", "serial", "authentication_key", "wrap_key", "log_poll"]),
+    ];
 
     fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
-        let DriverConfig::Pkcs11 { module, .. } = self;
-        std::iter::once(module)
+        match self {
+            DriverConfig::Pkcs11 { module, .. } => Some(module),
+            DriverConfig::YubiHsm { .. } => None,
+        }
+        .into_iter()
+    }
+
+    /// How many sessions such a device has for a KMS.
+    fn sessions_limit(&self) -> usize {
+        match self {
+            DriverConfig::Pkcs11 { .. } => SESSIONS_LIMIT,
+            DriverConfig::YubiHsm { .. } => OWN_SESSIONS,
+        }
     }
 }
 
@@ -168,8 +208,12 @@ impl Config {
         check_keys(table.get_ref(), &KEYS).map_err(|(offset, why)| wrong(offset, &why))?;
         check_devices(table.get_ref()).map_err(|(offset, why)| wrong(offset, &why))?;
         let mut config: Config = toml::from_str(text).map_err(of_toml)?;
-        if config.devices.iter().any(|device| !(1..=SESSIONS_LIMIT).contains(&device.sessions)) {
-            return Err(wrong(0, &format!("`sessions` must be from 1 to {SESSIONS_LIMIT}")));
+        for device in &config.devices {
+            let limit = device.driver.sessions_limit();
+            if !(1..=limit).contains(&device.sessions) {
+                let why = format!("`sessions` of the device `{}` must be from 1 to {limit}", device.name);
+                return Err(wrong(0, &why));
+            }
         }
         if config.devices.iter().any(|device| device.call_timeout == Millis::from_secs(0)) {
             return Err(wrong(0, "`call_timeout` must be more than 0"));
@@ -206,6 +250,10 @@ fn default_epoch_signatures() -> u64 {
 
 fn default_call_timeout() -> Millis {
     Millis::from_secs(CALL_TIMEOUT.as_secs())
+}
+
+fn default_log_poll() -> Millis {
+    Millis::from_secs(LOG_POLL.as_secs())
 }
 
 fn default_sessions() -> usize {
@@ -248,7 +296,9 @@ fn check_devices(table: &DeTable<'_>) -> Result<(), (usize, String)> {
             return Err((name.span().start, "another device has this name already".into()));
         }
         // A wrong PIN would be tried once for each.
-        if let Some(token) = device.get("token")
+        let token = device.get("token").or(device.get("connector"));
+        // By USB there may be several.
+        if let Some(token) = token.filter(|token| token.get_ref().as_str() != Some("usb"))
             && !tokens.insert(token.get_ref().as_str())
         {
             return Err((token.span().start, "another device is this token already".into()));
@@ -326,10 +376,32 @@ mod tests {
     }
 
     #[test]
+    fn a_yubihsm_has_keys_of_its_own_and_fourteen_sessions() {
+        let text = SMALLEST.replace("'pkcs11'", "'yubihsm'").replace(
+            "module = '/m.so'\ntoken = 'pkcs11:token=a'",
+            "connector = 'http://a'\nauthentication_key = 2",
+        );
+        let config = parse(&text).expect("good");
+        let DriverConfig::YubiHsm { authentication_key, log_poll, .. } = &config.devices[0].driver else {
+            panic!("{config:?}");
+        };
+        assert_eq!((*authentication_key, *log_poll), (2, Millis::from_secs(10)));
+        for (text, error) in [
+            (format!("{text}sessions = 15"), "`sessions` of the device `main` must be from 1 to 14"),
+            (format!("{text}module = 'm.so'"), "there is no key `module`"),
+            (format!("{text}authentication_key = 65536"), ""),
+            (text.replace("authentication_key = 2\n", ""), "authentication_key"),
+        ] {
+            let found = parse(&text).expect_err("refused");
+            assert!(found.contains(error), "{found}");
+        }
+    }
+
+    #[test]
     fn values_out_of_their_bounds_are_refused() {
         for (text, error) in [
-            (format!("{SMALLEST}sessions = 0"), "`sessions` must be from 1 to 256"),
-            (format!("{SMALLEST}sessions = 257"), "`sessions` must be from 1 to 256"),
+            (format!("{SMALLEST}sessions = 0"), "`sessions` of the device `main` must be from 1 to 256"),
+            (format!("{SMALLEST}sessions = 257"), "must be from 1 to 256"),
             (format!("epoch_signatures = 0\n{SMALLEST}"), "`epoch_signatures` must be at least 1"),
             (format!("decision_grace = '1 day'\n{SMALLEST}"), "line 1, column 18"),
             (SMALLEST.replace("'pkcs11'", "'paper'"), "line 6, column 10: `driver` must be one of `pkcs11`"),

@@ -18,7 +18,9 @@ use crate::admin::{self, Admin};
 use crate::audit::Entry;
 use crate::config::{Config, DeviceConfig, DriverConfig};
 use crate::device::pkcs11::Pkcs11Driver;
+use crate::device::yubihsm::{LogKeeper, YubiHsmDriver, YubiHsmSettings};
 use crate::device::{Device, DeviceError, Devices, Driver, EpochMark, Pool};
+use crate::device_log::DeviceLog;
 use crate::duty::{self, Engine};
 use crate::epoch::{self, EpochError};
 use crate::pin::{PinError, PinSource};
@@ -75,22 +77,54 @@ pub fn pin(config: &Config, device: &DeviceConfig) -> Result<PinSource, PinError
     PinSource::new(&device.name, device.pin_file.as_deref(), &config.state_directory)
 }
 
-/// The driver of a configured device.
+/// The driver of a configured device. `keeper` keeps what a device says in a log of its own; without one that log is left
+/// alone, as by a command that runs beside the daemon.
 ///
 /// # Errors
 /// [`DaemonError::Pin`], [`DaemonError::Device`]
-pub fn driver(config: &Config, device: &DeviceConfig) -> Result<Arc<dyn Driver>, DaemonError> {
+pub fn driver(
+    config: &Config,
+    device: &DeviceConfig,
+    keeper: Option<Arc<dyn LogKeeper>>,
+) -> Result<Arc<dyn Driver>, DaemonError> {
     let pin = pin(config, device)?;
     Ok(match &device.driver {
         DriverConfig::Pkcs11 { module, token } => Arc::new(Pkcs11Driver::new(module, token, pin)?),
+        DriverConfig::YubiHsm { connector, serial, authentication_key, wrap_key, log_poll } => {
+            let settings = YubiHsmSettings {
+                connector: connector.clone(),
+                serial: serial.clone(),
+                authentication_key: *authentication_key,
+                wrap_key: *wrap_key,
+                call_timeout: Duration::from_millis(device.call_timeout.get()),
+                log_poll: Duration::from_millis(log_poll.get()),
+            };
+            let driver = YubiHsmDriver::new(settings, pin)?;
+            if let Some(keeper) = keeper {
+                driver.keep_log(keeper)?;
+            }
+            Arc::new(driver)
+        }
     })
 }
 
+/// How many answers of a YubiHSM a piece of work may wait for until the pool gives it up: the driver gives up each by itself.
+const YUBIHSM_ANSWERS: u32 = 6;
+
 /// A pool for each configured device, with as many sessions as `sessions` says.
-fn devices(config: &Config, sessions: impl Fn(&DeviceConfig) -> usize) -> Result<Devices, DaemonError> {
+fn devices(
+    config: &Config,
+    sessions: impl Fn(&DeviceConfig) -> usize,
+    keeper: impl Fn(&DeviceConfig) -> Option<Arc<dyn LogKeeper>>,
+) -> Result<Devices, DaemonError> {
     let pool = |device: &DeviceConfig| -> Result<(Name, Pool), DaemonError> {
         let limit = Duration::from_millis(device.call_timeout.get());
-        Ok((device.name.clone(), Pool::start(driver(config, device)?, sessions(device), limit)?))
+        let limit = match device.driver {
+            DriverConfig::Pkcs11 { .. } => limit,
+            DriverConfig::YubiHsm { .. } => limit * YUBIHSM_ANSWERS,
+        };
+        let driver = driver(config, device, keeper(device))?;
+        Ok((device.name.clone(), Pool::start(driver, sessions(device), limit)?))
     };
     let mut pools = config.devices.iter().map(pool);
     let (name, first) = pools.next().ok_or(DaemonError::NoDevice)??;
@@ -115,7 +149,9 @@ pub async fn init(config: &Config) -> Result<[u8; 16], DaemonError> {
         Err(StoreError::Uninitialised { .. }) => {
             // Before anything is written: a token that cannot be used is found first.
             for device in &config.devices {
-                driver(config, device)?.connect()?;
+                let driver = driver(config, device, None)?;
+                let tried = tokio::task::spawn_blocking(move || driver.connect().map(drop));
+                tried.await.map_err(|error| std::io::Error::other(error.to_string()))??;
             }
             Store::create(directory, clock())?;
         }
@@ -128,7 +164,7 @@ pub async fn init(config: &Config) -> Result<[u8; 16], DaemonError> {
     let reader = Store::open_reader(directory)?;
     let identity = reader.identity()?;
     let writer = Writer::start(directory, Pins::load(&reader)?)?;
-    let devices = devices(config, |_| 1)?;
+    let devices = devices(config, |_| 1, |_| None)?;
     let epoch = agree(&devices, &identity, &reader.keys()?).await?;
     epoch::advance(&writer, &devices, identity.instance, epoch).await?;
     Ok(identity.instance)
@@ -174,7 +210,11 @@ pub async fn serve(config: Config) -> Result<(), DaemonError> {
     }
     let pins = Pins::load(&reader)?;
     let writer = Arc::new(Writer::start(directory, pins.clone())?);
-    let devices = Arc::new(devices(&config, |device| device.sessions)?);
+    let keeper = |device: &DeviceConfig| -> Option<Arc<dyn LogKeeper>> {
+        let (name, directory) = (device.name.clone(), directory.clone());
+        Some(Arc::new(DeviceLog::new(name, directory, pins.clone(), writer.clone(), clock.clone())))
+    };
+    let devices = Arc::new(devices(&config, |device| device.sessions, keeper)?);
     let agreed = agree(&devices, &identity, &pins.keys()).await?;
     compare_keys(&devices, pins.keys()).await?;
     let at = clock();

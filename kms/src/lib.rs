@@ -12,6 +12,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod device;
+pub mod device_log;
 pub mod doctor;
 pub mod duty;
 pub mod epoch;

@@ -1,6 +1,7 @@
 //! What an operator does with `assent-kms` and a real token, and what he is told when it cannot be done.
 
 mod daemon;
+mod yubihsm_alone;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

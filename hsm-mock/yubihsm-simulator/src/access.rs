@@ -32,8 +32,8 @@ impl Capabilities {
     pub const DELETE_ASYMMETRIC_KEY: Capabilities = Capabilities(1 << 0x29);
     pub const DELETE_WRAP_KEY: Capabilities = Capabilities(1 << 0x2a);
     pub const CHANGE_AUTHENTICATION_KEY: Capabilities = Capabilities(1 << 0x2e);
-    /// Every capability that a device of firmware 2.2 knows.
-    pub const ALL: Capabilities = Capabilities((1 << 0x2f) - 1);
+    /// Every capability that a device of firmware 2.4 knows.
+    pub const ALL: Capabilities = Capabilities((1 << 0x38) - 1);
     pub const NONE: Capabilities = Capabilities(0);
 
     /// Whether each of `others` is among these.

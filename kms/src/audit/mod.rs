@@ -73,8 +73,30 @@ pub enum Entry {
     },
     /// What the device gave, verified. `intent` is the number of the intent's entry.
     Result { at: UnixMillis, intent: Integer, signature: Bytes },
+    /// The log that a device keeps by itself was read up to its entry `last`, of this digest: `ours` is what this KMS sent,
+    /// one by one, `findings` what is not as it must be.
+    DeviceLog {
+        at: UnixMillis,
+        device: Name,
+        serial: String,
+        entries: Integer,
+        last: Integer,
+        digest: Bytes,
+        ours: Vec<DeviceUse>,
+        findings: Vec<String>,
+    },
     /// A duty was not done.
     Refusal { at: UnixMillis, purpose: Purpose, request: RequestId, reason: String, message: String },
+}
+
+/// An entry of a device's log: its number, the device's command, and the object that was used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "the members are what their names say")]
+pub struct DeviceUse {
+    pub item: Integer,
+    pub command: Integer,
+    pub object: Integer,
 }
 
 /// A key version, as the log names it. Exactly one of `contract` and `key` is there.
@@ -153,6 +175,7 @@ impl Entry {
             | Entry::Released { at, .. }
             | Entry::Intent { at, .. }
             | Entry::Result { at, .. }
+            | Entry::DeviceLog { at, .. }
             | Entry::Refusal { at, .. } => *at,
         }
     }
@@ -169,6 +192,7 @@ impl Entry {
             Entry::Released { .. } => "released",
             Entry::Intent { .. } => "intent",
             Entry::Result { .. } => "result",
+            Entry::DeviceLog { .. } => "device-log",
             Entry::Refusal { .. } => "refusal",
         }
     }
@@ -178,8 +202,9 @@ impl Entry {
     fn severity(&self) -> u8 {
         match self {
             Entry::KeyState { by: None, .. } => 1,
+            Entry::DeviceLog { findings, .. } if !findings.is_empty() => 1,
             Entry::Refusal { .. } => 4,
-            Entry::Intent { .. } | Entry::Result { .. } => 6,
+            Entry::Intent { .. } | Entry::Result { .. } | Entry::DeviceLog { .. } => 6,
             _ => 5,
         }
     }

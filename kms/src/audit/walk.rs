@@ -10,6 +10,7 @@ use assent_consensus::operational_key::{MessageDigest, VerificationKey};
 use serde::Serialize;
 
 use super::{Entry, LoggedKey, next_head};
+use crate::device::yubihsm::log::LogMark;
 use crate::store::{KeyRow, Store, StoreError};
 
 /// What a whole log says.
@@ -82,6 +83,8 @@ struct Walk {
     duties: BTreeSet<Digest>,
     /// Intents without a result, by number: duty, key, digest to be signed.
     open: BTreeMap<u64, (Digest, VerificationKey, MessageDigest)>,
+    /// By device and serial number, how far its log was read: number of the entry that says so, and the device's last entry.
+    device_logs: BTreeMap<(Name, String), (u64, LogMark)>,
     /// Intent and result of each duty, as the index should have them.
     index: Vec<(Digest, u64, Option<u64>)>,
 }
@@ -139,6 +142,12 @@ impl Walk {
                 let place = self.index.iter_mut().rfind(|(known, ..)| *known == duty);
                 place.ok_or("its duty is not known")?.2 = Some(number);
             }
+            Entry::DeviceLog { device, serial, last, digest, .. } => {
+                let item = u16::try_from(last.get()).map_err(|_| "a device has no entry of this number")?;
+                let digest =
+                    digest.0.try_into().map_err(|_| "the digest of a device's entry has 16 bytes")?;
+                self.device_logs.insert((device, serial), (number, LogMark { item, digest }));
+            }
             _ => {}
         }
         Ok(())
@@ -171,6 +180,9 @@ impl Walk {
         let pinned = store.genesis()?.map(|bytes| DeploymentId(Digest::of(&bytes)));
         if pinned != self.deployment {
             return table("another deployment is pinned than the one in the log".into());
+        }
+        if store.device_logs()? != self.device_logs {
+            return table("the table `device_log` does not say how far it was read".into());
         }
         let rows = store.keys()?;
         for known in &self.keys {

@@ -12,6 +12,7 @@ use assent_consensus::time::UnixMillis;
 use super::{Head, Store, StoreError, integer, sql};
 use crate::audit::{Entry, next_head};
 use crate::device::ObjectId;
+use crate::device::yubihsm::log::LogMark;
 use crate::pins::KeyState;
 use crate::signing::{Concluded, DutyId, KeyName, Order, Recorded};
 
@@ -212,6 +213,20 @@ impl Batch<'_> {
     /// [`StoreError`]
     pub fn release(&self, request: &RequestId, at: UnixMillis) -> Result<(), StoreError> {
         self.run(sql::RELEASE, (request.0.as_bytes(), integer(at.get())))
+    }
+
+    /// Says how far a device's own log was read: entry `number` of the audit log says what it brought.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn set_device_log(
+        &self,
+        device: &Name,
+        serial: &str,
+        number: u64,
+        mark: LogMark,
+    ) -> Result<(), StoreError> {
+        self.run(sql::PUT_DEVICE_LOG, (device.as_str(), serial, integer(number), mark.item, mark.digest))
     }
 
     /// Says which epoch is being put on the token.

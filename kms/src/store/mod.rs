@@ -11,6 +11,7 @@ mod sql;
 mod tests;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -30,6 +31,7 @@ use rusqlite::{CachedStatement, Connection, OpenFlags, OptionalExtension};
 
 use crate::audit::Entry;
 use crate::device::ObjectId;
+use crate::device::yubihsm::log::LogMark;
 use crate::pins::KeyState;
 use crate::signing::{DutyId, KeyName};
 
@@ -89,6 +91,9 @@ pub struct KeyRow {
     /// When it was activated.
     pub activated: Option<UnixMillis>,
 }
+
+/// How far the log of each device was read; see [`Store::device_logs`].
+pub type DeviceLogs = BTreeMap<(Name, String), (u64, LogMark)>;
 
 /// The place of the log's last entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -511,6 +516,35 @@ impl Store {
                 result.map(i64::cast_unsigned),
             ))
         });
+        self.sql(rows.and_then(Iterator::collect))
+    }
+
+    /// How far the log of each device was read, by its name and serial number: the number of the entry that says so, and
+    /// the device's last entry.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn device_logs(&self) -> Result<DeviceLogs, StoreError> {
+        let mut statement = self.statement(sql::DEVICE_LOGS)?;
+        let rows = statement.query_map([], |row| {
+            let mark = LogMark { item: row.get(3)?, digest: row.get(4)? };
+            Ok((row.get::<_, String>(0)?, row.get(1)?, row.get::<_, i64>(2)?.cast_unsigned(), mark))
+        });
+        let rows: Vec<_> = self.sql(rows.and_then(Iterator::collect))?;
+        let read = rows.into_iter().map(|(device, serial, number, mark)| {
+            let device = device.parse().map_err(|_| self.damaged("a row of `device_log` has no name"))?;
+            Ok(((device, serial), (number, mark)))
+        });
+        read.collect()
+    }
+
+    /// Intents without a result, by their number.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn open_intents(&self) -> Result<Vec<u64>, StoreError> {
+        let mut statement = self.statement(sql::OPEN_INTENTS)?;
+        let rows = statement.query_map([], |row| Ok(row.get::<_, i64>(0)?.cast_unsigned()));
         self.sql(rows.and_then(Iterator::collect))
     }
 

@@ -4,7 +4,7 @@
 pub(crate) const APPLICATION_ID: i64 = 0x4173_4b6d;
 
 /// Migration n leads from `PRAGMA user_version` n to n + 1.
-pub(crate) const MIGRATIONS: [&str; 2] = ["
+pub(crate) const MIGRATIONS: [&str; 3] = ["
 -- `pending` is the epoch that is being put on the token.
 CREATE TABLE kms (
     one      INTEGER PRIMARY KEY CHECK (one = 1),
@@ -84,6 +84,16 @@ INSERT INTO new_key SELECT device, object, kind, name, version, 'ES256', point, 
     activated, changed FROM key;
 DROP TABLE key;
 ALTER TABLE new_key RENAME TO key;
+", "
+-- How far a device's own log was read: `entry` is the number in the audit log, `item` and `digest` are the device's.
+CREATE TABLE device_log (
+    device TEXT NOT NULL,
+    serial TEXT NOT NULL,
+    entry  INTEGER NOT NULL,
+    item   INTEGER NOT NULL,
+    digest BLOB NOT NULL CHECK (length(digest) = 16),
+    PRIMARY KEY (device, serial)
+) STRICT, WITHOUT ROWID;
 "];
 
 pub(crate) const INSERT_KMS: &str = "INSERT INTO kms (one, instance, epoch, pending) VALUES (1, ?1, 0, NULL)";
@@ -115,6 +125,11 @@ pub(crate) const SUSPEND_VOTER: &str =
 pub(crate) const RELEASED: &str = "SELECT request FROM released_request";
 pub(crate) const RELEASE: &str = "INSERT OR IGNORE INTO released_request (request, at) VALUES (?1, ?2)";
 
+pub(crate) const DEVICE_LOGS: &str = "SELECT device, serial, entry, item, digest FROM device_log";
+pub(crate) const PUT_DEVICE_LOG: &str =
+    "INSERT OR REPLACE INTO device_log (device, serial, entry, item, digest)
+    VALUES (?1, ?2, ?3, ?4, ?5)";
+
 pub(crate) const HEAD: &str = "SELECT number, head FROM audit ORDER BY number DESC LIMIT 1";
 pub(crate) const APPEND: &str = "INSERT INTO audit (number, entry, head) VALUES (?1, ?2, ?3)";
 pub(crate) const ENTRY: &str = "SELECT entry, head FROM audit WHERE number = ?1";
@@ -122,6 +137,7 @@ pub(crate) const ENTRIES: &str = "SELECT number, entry, head FROM audit WHERE nu
 
 pub(crate) const DUTY: &str = "SELECT intent, result FROM duty WHERE id = ?1";
 pub(crate) const DUTIES: &str = "SELECT id, intent, result FROM duty ORDER BY intent";
+pub(crate) const OPEN_INTENTS: &str = "SELECT intent FROM duty WHERE result IS NULL ORDER BY intent";
 pub(crate) const INSERT_DUTY: &str = "INSERT OR IGNORE INTO duty (id, intent, result) VALUES (?1, ?2, NULL)";
 pub(crate) const SET_RESULT: &str = "UPDATE duty SET result = ?2 WHERE id = ?1 AND result IS NULL";
 

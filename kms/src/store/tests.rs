@@ -16,6 +16,7 @@ fn age(file: &Connection) {
             activated, changed FROM key;
         DROP TABLE key;
         ALTER TABLE old_key RENAME TO key;
+        DROP TABLE device_log;
         PRAGMA user_version = 1;",
     )
     .expect("aged");

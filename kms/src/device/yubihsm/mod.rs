@@ -10,10 +10,15 @@
 //! A YubiHSM does not lock after wrong passwords; the password is tried once all the same (invariant I12).
 
 mod bridge;
+mod calls;
 mod capability;
 mod line;
 pub mod log;
+mod reading;
 mod session;
+mod sessions;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,11 +32,14 @@ use secrecy::ExposeSecret;
 use super::{Device, DeviceError, Driver};
 use crate::pin::PinSource;
 use bridge::{Bridge, Upstream};
-use line::{Line, LogReader, Sessions};
+use line::Line;
+use reading::LogReader;
+use sessions::Sessions;
 use watch::Watch;
 
-pub use line::{LogKeeper, LogReport, LogResume};
+pub use reading::{LogKeeper, LogReport, LogResume};
 pub use session::YubiHsmDevice;
+pub(crate) use session::number as object_number;
 
 /// The most sessions that this driver holds of a device's 16: two are left to people and their tools.
 pub const OWN_SESSIONS: usize = 14;
@@ -225,7 +233,7 @@ impl Shared {
         // The device proves that it knows the password before ours is used, and never locks.
         self.password.was_not_tried()?;
         match line::device_error(&error, wire.as_deref()) {
-            Some(line::SESSIONS_FULL) => Err(DeviceError::Gone(
+            Some(calls::SESSIONS_FULL) => Err(DeviceError::Full(
                 "all 16 sessions of the YubiHSM are open: others use it, or a KMS that was killed left some, which the device \
                  closes after 30 s"
                     .into(),

@@ -3,21 +3,24 @@
 use std::sync::Arc;
 
 use ::yubihsm::asymmetric::Algorithm;
+use ::yubihsm::audit::AuditCommand;
 use ::yubihsm::object::{self, Filter, Label, Origin, Type};
 use ::yubihsm::{AuditOption, Capability, Client, client, opaque, wrap};
 use assent_consensus::operational_key::{
     Algorithm as KeyAlgorithm, KeyKind, MessageDigest, OperationalPublicKey, RawSignature,
 };
-use p256::ecdsa;
 
+use super::calls::{EXISTS, Failure, NOT_FOUND};
 use super::capability::{self, NEEDED, RawInfo};
-use super::line::{EXISTS, Failure, Line, NOT_FOUND};
-use super::log::Use;
+use super::line::Line;
+use super::log::{Ledger, SET_OPTION, SIGN_ECDSA, Use};
 use super::{OWN_SESSIONS, Shared, Way};
 use crate::device::{Device, DeviceError, DeviceInfo, DeviceKey, EpochMark, ObjectId, read_mark, write_mark};
 
 /// The label of the objects that hold an epoch mark.
 const MARK_LABEL: &str = "assent-kms epoch";
+/// What an uncompressed point begins with (SEC 1 section 2.3.3).
+const UNCOMPRESSED: u8 = 4;
 /// The bytes of a label.
 const LABEL_SIZE: usize = 40;
 /// How many random ids are tried before a device is said to be full.
@@ -27,8 +30,6 @@ const PUT_OPAQUE: u8 = 0x42;
 const GENERATE: u8 = 0x46;
 const EXPORT: u8 = 0x4a;
 const IMPORT: u8 = 0x4b;
-const SET_OPTION: u8 = 0x4f;
-const SIGN_ECDSA: u8 = 0x56;
 const DELETE: u8 = 0x58;
 const ATTEST: u8 = 0x64;
 
@@ -38,11 +39,13 @@ pub struct YubiHsmDevice {
     line: Arc<Line>,
     is_broken: bool,
     is_closed: bool,
+    /// The authentication key, once it was looked at and the session is as it must be.
     own: Option<object::Info>,
+    is_checking: bool,
 }
 
 /// The device's number of an object: two bytes.
-pub(super) fn number(object: &ObjectId) -> Option<u16> {
+pub(crate) fn number(object: &ObjectId) -> Option<u16> {
     object.as_bytes().try_into().ok().map(u16::from_be_bytes)
 }
 
@@ -52,11 +55,25 @@ fn object_id(number: u16) -> ObjectId {
 
 impl YubiHsmDevice {
     pub(super) fn new(shared: Arc<Shared>, line: Arc<Line>) -> YubiHsmDevice {
-        YubiHsmDevice { shared, line, is_broken: false, is_closed: false, own: None }
+        YubiHsmDevice { shared, line, is_broken: false, is_closed: false, own: None, is_checking: false }
     }
 
     /// The same session, if its authentication key may do what the KMS needs.
     pub(super) fn checked(mut self) -> Result<YubiHsmDevice, DeviceError> {
+        self.check()?;
+        Ok(self)
+    }
+
+    fn check(&mut self) -> Result<(), DeviceError> {
+        self.own = None;
+        self.is_checking = true;
+        let own = self.look_over();
+        self.is_checking = false;
+        self.own = Some(own?);
+        Ok(())
+    }
+
+    fn look_over(&mut self) -> Result<object::Info, DeviceError> {
         let id = self.shared.settings.authentication_key;
         let own = self.look(|client| client.get_object_info(id, Type::AuthenticationKey))?;
         let lacking = NEEDED.difference(own.capabilities);
@@ -69,32 +86,42 @@ impl YubiHsmDevice {
                 capability::names(given)
             )));
         }
-        self.own = Some(own);
         if self.shared.has_log_keeper() {
+            let first = self.shared.read_log_first(&self.line);
+            self.settled(first).map_err(|failure| failure.error)?;
             self.force_audit()?;
         }
-        Ok(self)
+        Ok(own)
     }
 
-    /// Switches forced audit on, and the audit of signatures: without them the log says nothing. Neither is ever switched off.
+    /// Switches forced audit on, and the audit of everything that uses or changes something: without them the log says
+    /// nothing. Neither is ever switched off.
     fn force_audit(&mut self) -> Result<(), DeviceError> {
+        let audited = self.look(Client::get_commands_audit_options)?;
+        let is_off = |command: &AuditCommand| {
+            command.audit_option() == AuditOption::Off && Ledger::is_use(command.command_type().to_u8())
+        };
+        let mut off: Vec<_> =
+            audited.into_iter().filter(is_off).map(|command| command.command_type()).collect();
+        // The switching itself first, so that the log tells of all others.
+        off.sort_by_key(|command| command.to_u8() != SET_OPTION);
+        for command in off {
+            self.switch_on(|client| client.set_command_audit_option(command, AuditOption::On))?;
+        }
+        match self.look(Client::get_force_audit_option)? {
+            AuditOption::Off => self.switch_on(|client| client.set_force_audit_option(AuditOption::On)),
+            AuditOption::On | AuditOption::Fix => Ok(()),
+        }
+    }
+
+    fn switch_on(&mut self, work: impl Fn(&Client) -> Result<(), client::Error>) -> Result<(), DeviceError> {
         let used = Use { command: SET_OPTION, object: None };
-        let may_not = |failure: Failure| match failure.error {
+        self.call(Some(used), work).map_err(|failure| match failure.error {
             DeviceError::Failed(why) => DeviceError::Setup(format!(
-                "forced audit of the YubiHSM, or its audit of signatures, is off and cannot be switched on: {why}"
+                "the YubiHSM does not log everything that is done with it, and cannot be told to: {why}"
             )),
             error => error,
-        };
-        if self.look(Client::get_force_audit_option)? == AuditOption::Off {
-            self.call(Some(used), |client| client.set_force_audit_option(AuditOption::On))
-                .map_err(may_not)?;
-        }
-        let sign = ::yubihsm::command::Code::SignEcdsa;
-        if self.look(|client| client.get_command_audit_option(sign))? == AuditOption::Off {
-            let switch = |client: &Client| client.set_command_audit_option(sign, AuditOption::On);
-            self.call(Some(used), switch).map_err(may_not)?;
-        }
-        Ok(())
+        })
     }
 
     /// The certificate that says that a key was generated in the device: DER, signed by the device's own key.
@@ -163,7 +190,29 @@ impl YubiHsmDevice {
         used: Option<Use>,
         work: impl Fn(&Client) -> Result<T, client::Error>,
     ) -> Result<T, Failure> {
-        let result = self.shared.call(&self.line, used, work);
+        if self.own.is_none() && !self.is_checking {
+            self.check().map_err(Failure::of_session)?;
+        }
+        match self.shared.call(&self.line, used, &work) {
+            // The device has closed the session, and did nothing: it was idle for long, or pulled out.
+            Err(failure) if failure.is_closed && !self.is_checking => {
+                self.reopen().map_err(Failure::of_session)?;
+                let again = self.shared.call(&self.line, used, work);
+                self.settled(again)
+            }
+            result => self.settled(result),
+        }
+    }
+
+    /// Goes on with another session. The device may have been reset meanwhile, so all is looked at again.
+    fn reopen(&mut self) -> Result<(), DeviceError> {
+        self.shared.give_back(&self.line, true, true);
+        self.line = self.shared.take_line()?;
+        self.check()
+    }
+
+    /// Remembers whether the session is of use after this.
+    fn settled<T>(&mut self, result: Result<T, Failure>) -> Result<T, Failure> {
         if let Err(failure) = &result {
             self.is_broken |= failure.error.is_lost();
             self.is_closed |= failure.is_closed;
@@ -204,12 +253,13 @@ impl YubiHsmDevice {
             Err(failure) if failure.code == Some(NOT_FOUND) => return Ok(None),
             key => key.map_err(|failure| failure.error)?,
         };
-        let mut point = [4; 65];
-        if key.algorithm != Algorithm::EcP256 || key.bytes.len() != 64 {
-            return Ok(None);
-        }
-        point[1..].copy_from_slice(&key.bytes);
-        Ok(OperationalPublicKey::from_bytes(KeyKind::P256, &point).ok())
+        let kind = match key.algorithm {
+            Algorithm::EcP256 => KeyKind::P256,
+            Algorithm::EcP384 => KeyKind::P384,
+            _ => return Ok(None),
+        };
+        let point = [&[UNCOMPRESSED][..], &key.bytes].concat();
+        Ok(OperationalPublicKey::from_bytes(kind, &point).ok())
     }
 
     fn marks(&mut self) -> Result<Vec<(u16, EpochMark)>, DeviceError> {
@@ -249,12 +299,14 @@ impl Device for YubiHsmDevice {
         name: &str,
         kind: KeyKind,
     ) -> Result<(ObjectId, OperationalPublicKey), DeviceError> {
-        if kind != KeyKind::P256 {
-            return Err(DeviceError::NotSupported(kind));
-        }
+        let algorithm = match kind {
+            KeyKind::P256 => Algorithm::EcP256,
+            KeyKind::P384 => Algorithm::EcP384,
+            KeyKind::Rsa3072 | KeyKind::Rsa4096 => return Err(DeviceError::NotSupported(kind)),
+        };
         let (label, domains, capabilities) = (label(name), self.own()?.domains, self.key_capabilities());
         let id = self.put_new(GENERATE, |client, id| {
-            client.generate_asymmetric_key(id, label.clone(), domains, capabilities, Algorithm::EcP256)
+            client.generate_asymmetric_key(id, label.clone(), domains, capabilities, algorithm)
         })?;
         let info = self.look(|client| client.get_object_info(id, Type::AsymmetricKey))?;
         let is_safe = info.origin == Origin::Generated && info.capabilities == capabilities;
@@ -279,15 +331,20 @@ impl Device for YubiHsmDevice {
     ) -> Result<RawSignature, DeviceError> {
         let id = known(object)?;
         // No other key is ever made or found on this device.
-        if algorithm != KeyAlgorithm::ES256 {
+        if !algorithm.is_ecdsa() {
             return Err(DeviceError::NoKey(object));
         }
         let used = Use { command: SIGN_ECDSA, object: Some(id) };
         let der = self
             .call(Some(used), |client| client.sign_ecdsa_prehash_raw(id, digest.as_bytes().to_vec()))
             .map_err(|failure| absent(failure, object))?;
-        let signature = ecdsa::Signature::from_der(&der).map_err(|_| DeviceError::WrongSignature)?;
-        Ok(RawSignature(signature.to_bytes().to_vec()))
+        let signature = match algorithm {
+            KeyAlgorithm::ES384 => {
+                p384::ecdsa::Signature::from_der(&der).map(|signature| signature.to_bytes().to_vec())
+            }
+            _ => p256::ecdsa::Signature::from_der(&der).map(|signature| signature.to_bytes().to_vec()),
+        };
+        signature.map(RawSignature).map_err(|_| DeviceError::WrongSignature)
     }
 
     fn list(&mut self) -> Result<Vec<DeviceKey>, DeviceError> {

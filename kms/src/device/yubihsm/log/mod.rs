@@ -37,6 +37,44 @@ pub struct LogEntry {
     pub digest: [u8; 16],
 }
 
+impl LogEntry {
+    /// Whether the device did it, and did not refuse.
+    pub fn is_done(&self) -> bool {
+        self.result == self.command | 0x80
+    }
+
+    /// Whether it uses the asymmetric key of this number, or takes it away.
+    pub fn uses_key(&self, number: u16) -> bool {
+        KEY_USES.contains(&self.command) && (self.target == number || self.second == number)
+    }
+
+    /// Whether nobody knows afterwards what else was done.
+    fn hides(&self) -> bool {
+        matches!(self.command, SET_OPTION | RESET)
+    }
+}
+
+/// Commands that use an asymmetric key, or take it away.
+const KEY_USES: [u8; 12] = [
+    0x47, // sign, PKCS#1
+    0x49, // decrypt, PKCS#1
+    0x4a, // export under a wrap key
+    0x55, // sign, PSS
+    0x56, // sign, ECDSA
+    0x57, // derive, ECDH
+    0x58, // delete
+    0x59, // decrypt, OAEP
+    0x5d, // sign an SSH certificate
+    0x64, // sign an attestation
+    0x6a, // sign, EdDSA
+    0x74, // export under an RSA key
+];
+/// Switches the audit.
+pub const SET_OPTION: u8 = 0x4f;
+/// Signs with an asymmetric key.
+pub const SIGN_ECDSA: u8 = 0x56;
+const RESET: u8 = 0x08;
+
 /// The last entry that was dealt with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogMark {
@@ -56,13 +94,15 @@ pub struct Use {
 }
 
 /// Commands that only look, or belong to a session; who did those does no harm. All others are uses.
-const LOOKS: [u8; 20] = [
+const LOOKS: [u8; 22] = [
     0x00, // boot
     0x01, // echo
     0x03, // create session
     0x04, // authenticate session
     0x05, // session message
     0x06, // device info
+    0x07, // the maker's own
+    0x09, // the maker's own
     0x40, // close session
     0x41, // storage info
     0x43, // get opaque
@@ -86,7 +126,7 @@ pub enum Finding {
     Foreign {
         /// What the log says.
         entry: LogEntry,
-        /// Whether it may be what this KMS did before it was cut off.
+        /// Whether it is what this KMS may have done itself before it was cut off.
         before_start: bool,
     },
     /// Something that this KMS did is not in the log.
@@ -112,13 +152,37 @@ pub enum Finding {
     },
 }
 
+impl Finding {
+    /// Whether the asymmetric key of this number must sign nothing before a person looked: somebody else used it, or may have
+    /// and it cannot be known any more.
+    pub fn suspects(&self, number: u16) -> bool {
+        match self {
+            Finding::Foreign { before_start: true, .. } | Finding::Missing(_) | Finding::Unlogged { .. } => {
+                false
+            }
+            Finding::Foreign { entry, .. } => entry.is_done() && (entry.uses_key(number) || entry.hides()),
+            Finding::Gap { .. } | Finding::Broken { .. } => true,
+        }
+    }
+
+    /// Whether a person must look.
+    pub fn is_alarm(&self) -> bool {
+        !matches!(self, Finding::Foreign { before_start: true, .. })
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Finding::Foreign { entry, .. } => write!(
+            Finding::Foreign { entry, before_start } => write!(
                 f,
-                "entry {} of the device's log: command {:#04x} on object {:#06x} with authentication key {} is not ours",
-                entry.item, entry.command, entry.target, entry.session_key
+                "entry {} of the device's log: command {:#04x} on object {:#06x} with authentication key {} {}{}",
+                entry.item,
+                entry.command,
+                entry.target,
+                entry.session_key,
+                if entry.is_done() { "" } else { "was tried and " },
+                if *before_start { "may be ours from before the start" } else { "is not ours" }
             ),
             Finding::Missing(used) => write!(
                 f,
@@ -150,6 +214,8 @@ pub struct Ledger {
     mark: Option<LogMark>,
     /// Until the log was read once: entries of before this process.
     is_first: bool,
+    /// What the process before may have used.
+    before: Vec<Use>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -189,8 +255,8 @@ pub enum Outcome {
 pub struct Reading {
     /// How many entries were new.
     pub entries: u32,
-    /// How many of them are uses of ours.
-    pub matched: u32,
+    /// Those of them that are uses of ours.
+    pub matched: Vec<LogEntry>,
     /// The last entry.
     pub last: Option<LogMark>,
     /// What is not as it must be.
@@ -201,7 +267,9 @@ impl Ledger {
     /// A ledger for sessions of this authentication key, after `mark`. `before` may have been done by a process that ended
     /// before it read the log.
     pub fn new(session_key: u16, mark: Option<LogMark>, before: &[Use], now: Instant) -> Ledger {
-        let mut ledger = Ledger { session_key, sent: Vec::new(), next: 0, mark, is_first: true };
+        let before_start = before.to_vec();
+        let (sent, next) = (Vec::new(), 0);
+        let mut ledger = Ledger { session_key, sent, next, mark, is_first: true, before: before_start };
         for used in before {
             let ticket = ledger.send(*used);
             ledger.settle(ticket, Outcome::Unknown, now);
@@ -212,6 +280,11 @@ impl Ledger {
     /// The last entry that was dealt with.
     pub fn mark(&self) -> Option<LogMark> {
         self.mark
+    }
+
+    /// Whether the log was not read yet.
+    pub fn is_first(&self) -> bool {
+        self.is_first
     }
 
     /// Whether a command is one that is noted.
@@ -276,12 +349,12 @@ impl Ledger {
             match self.place_of(entry) {
                 Some(place) => {
                     self.sent.remove(place);
-                    reading.matched += 1;
+                    reading.matched.push(*entry);
                 }
                 // What was before this KMS first saw the device is nobody's business.
                 None if is_baseline => {}
                 None => {
-                    let before_start = self.is_first && entry.session_key == self.session_key;
+                    let before_start = self.is_from_before(entry);
                     reading.findings.push(Finding::Foreign { entry: *entry, before_start });
                 }
             }
@@ -297,6 +370,14 @@ impl Ledger {
         self.is_first = false;
         reading.last = self.mark;
         reading
+    }
+
+    /// Whether an entry is what the process before may have done: with a key, only if it was about to use that one.
+    fn is_from_before(&self, entry: &LogEntry) -> bool {
+        let is_known = |used: &Use| used.command == entry.command && used.object == Some(entry.target);
+        self.is_first
+            && entry.session_key == self.session_key
+            && (!KEY_USES.contains(&entry.command) || self.before.iter().any(is_known))
     }
 
     /// The noted command that an entry shows: rather one that was answered than one of which nobody knows.
@@ -330,152 +411,4 @@ pub(super) fn chained(entry: &LogEntry, before: &[u8; 16]) -> [u8; 16] {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const OURS: u16 = 2;
-    const SIGN: u8 = 0x56;
-
-    /// A device's log that grows.
-    struct Log {
-        entries: Vec<LogEntry>,
-        begin: usize,
-    }
-
-    impl Log {
-        fn new() -> Log {
-            let mut log = Log { entries: Vec::new(), begin: 0 };
-            log.put(0xff, 0xffff, 0xffff);
-            log
-        }
-
-        fn put(&mut self, command: u8, session_key: u16, target: u16) {
-            let item = u16::try_from(self.entries.len() + 1).expect("short");
-            let before = self.entries.last().map_or([7; 16], |entry| entry.digest);
-            let (length, second, result, tick) = (34, 0xffff, command | 0x80, u32::from(item));
-            let entry = LogEntry {
-                item,
-                command,
-                length,
-                session_key,
-                target,
-                second,
-                result,
-                tick,
-                digest: [0; 16],
-            };
-            self.entries.push(LogEntry { digest: chained(&entry, &before), ..entry });
-        }
-
-        fn read(&self) -> &[LogEntry] {
-            &self.entries[self.begin..]
-        }
-    }
-
-    fn sign(object: u16) -> Use {
-        Use { command: SIGN, object: Some(object) }
-    }
-
-    fn begun() -> (Ledger, Log, Instant) {
-        let (log, now) = (Log::new(), Instant::now());
-        let mut ledger = Ledger::new(OURS, None, &[], now);
-        assert_eq!(ledger.compare(log.read(), &[], now).findings, []);
-        (ledger, log, now)
-    }
-
-    #[test]
-    fn what_we_sent_is_crossed_out_once_and_the_rest_is_foreign() {
-        let (mut ledger, mut log, now) = begun();
-        let ticket = ledger.send(sign(5));
-        log.put(SIGN, OURS, 5);
-        ledger.settle(ticket, Outcome::Done, now);
-        let reading = ledger.compare(log.read(), &ledger.due(), now);
-        assert_eq!((reading.entries, reading.matched, reading.findings.len()), (1, 1, 0));
-        assert_eq!(ledger.compare(log.read(), &ledger.due(), now).entries, 0, "nothing is compared twice");
-        for (key, target) in [(OURS, 5), (1, 5), (OURS, 6)] {
-            let ticket = ledger.send(sign(7));
-            ledger.settle(ticket, Outcome::NotBegun, now);
-            log.put(SIGN, key, target);
-            let reading = ledger.compare(log.read(), &ledger.due(), now);
-            let entry = *log.entries.last().expect("one");
-            assert_eq!(reading.findings, [Finding::Foreign { entry, before_start: false }]);
-        }
-        log.put(0x48, 1, 0xffff);
-        assert_eq!(ledger.compare(log.read(), &ledger.due(), now).findings, [], "somebody looked");
-    }
-
-    #[test]
-    fn what_we_sent_and_the_log_does_not_show_is_missing_once_it_was_answered_before_the_reading() {
-        let (mut ledger, log, now) = begun();
-        let ticket = ledger.send(sign(5));
-        assert_eq!(ledger.compare(log.read(), &ledger.due(), now).findings, [], "it may be under way");
-        let due = ledger.due();
-        ledger.settle(ticket, Outcome::Done, now);
-        assert_eq!(
-            ledger.compare(log.read(), &due, now).findings,
-            [],
-            "it was answered after the reading began"
-        );
-        let reading = ledger.compare(log.read(), &ledger.due(), now);
-        assert_eq!(reading.findings, [Finding::Missing(sign(5))]);
-        assert_eq!(ledger.compare(log.read(), &ledger.due(), now).findings, [], "once");
-    }
-
-    #[test]
-    fn a_lost_answer_explains_one_entry_for_a_while_and_no_more() {
-        let (mut ledger, mut log, now) = begun();
-        let ticket = ledger.send(sign(5));
-        ledger.settle(ticket, Outcome::Unknown, now);
-        log.put(SIGN, OURS, 5);
-        log.put(SIGN, OURS, 5);
-        let reading = ledger.compare(log.read(), &ledger.due(), now);
-        assert_eq!((reading.matched, reading.findings.len()), (1, 1));
-        let ticket = ledger.send(sign(5));
-        ledger.settle(ticket, Outcome::Unknown, now);
-        let later = now + DOUBT_LIMIT;
-        assert_eq!(ledger.compare(log.read(), &ledger.due(), later).findings, []);
-        log.put(SIGN, OURS, 5);
-        assert_eq!(ledger.compare(log.read(), &ledger.due(), later).findings.len(), 1);
-    }
-
-    #[test]
-    fn entries_that_were_taken_off_changed_or_begin_again_are_found() {
-        let (mut ledger, mut log, now) = begun();
-        log.put(0x48, OURS, 0);
-        log.put(0x48, OURS, 0);
-        log.begin = 2;
-        let reading = ledger.compare(log.read(), &[], now);
-        assert_eq!(reading.findings, [Finding::Gap { after: 1, found: 3 }]);
-        log.put(0x48, OURS, 0);
-        log.entries[3].length += 1;
-        let reading = ledger.compare(log.read(), &[], now);
-        assert_eq!(reading.findings, [Finding::Broken { item: 4 }]);
-        let mut reset = Log::new();
-        (0..3).for_each(|_| reset.put(0x48, 1, 0));
-        let reading = ledger.compare(reset.read(), &[], now);
-        assert!(matches!(reading.findings[..], [Finding::Gap { .. }]), "{reading:?}");
-        assert_eq!(ledger.compare(reset.read(), &[], now).findings, [], "told once");
-    }
-
-    #[test]
-    fn what_was_done_before_a_crash_is_explained_by_the_audit_log() {
-        let (ledger, mut log, now) = begun();
-        log.put(SIGN, OURS, 5);
-        log.put(SIGN, OURS, 5);
-        let mut ledger = Ledger::new(OURS, ledger.mark(), &[sign(5)], now);
-        let reading = ledger.compare(log.read(), &ledger.due(), now);
-        let entry = log.entries[2];
-        assert_eq!(reading.findings, [Finding::Foreign { entry, before_start: true }]);
-    }
-
-    #[test]
-    fn numbers_go_on_from_0_after_65535() {
-        let now = Instant::now();
-        let mark = LogMark { item: u16::MAX, digest: [3; 16] };
-        let mut entry = Log::new().entries[0];
-        entry.item = 0;
-        entry.digest = chained(&entry, &mark.digest);
-        let mut ledger = Ledger::new(OURS, Some(mark), &[], now);
-        assert_eq!(ledger.compare(&[entry], &[], now).findings, []);
-    }
-}
+mod tests;

@@ -1,0 +1,94 @@
+//! What an operator sees of a KMS that has a YubiHSM 2 and nothing else.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::daemon::{Home, done, refused};
+use assent_yubihsm_simulator::{Firmware, Settings, Simulator};
+use yubihsm::object::Label;
+use yubihsm::{Capability, Client, Connector, Credentials, Domain, HttpConfig, authentication};
+
+const OWN_PASSWORD: &str = "correct horse";
+
+/// The device's administrator, or whoever has his password.
+fn somebody_else(simulator: &Simulator) -> Client {
+    let connector = Connector::http(&HttpConfig { port: simulator.port(), ..HttpConfig::default() });
+    Client::open(connector, Credentials::default(), false).expect("a session")
+}
+
+/// A KMS over a new device, as an operator sets it up. The poll is short, so that the test is.
+fn set_up(firmware: Firmware) -> (Home, Simulator) {
+    let simulator = Simulator::start(Settings { firmware, ..Settings::default() }).expect("started");
+    let key = authentication::Key::derive_from_password(OWN_PASSWORD.as_bytes());
+    let (label, algorithm) = (Label::from("assent"), authentication::Algorithm::YubicoAes);
+    let capabilities = Capability::GENERATE_ASYMMETRIC_KEY
+        | Capability::SIGN_ECDSA
+        | Capability::DELETE_ASYMMETRIC_KEY
+        | Capability::GET_OPAQUE
+        | Capability::PUT_OPAQUE
+        | Capability::DELETE_OPAQUE
+        | Capability::GET_LOG_ENTRIES
+        | Capability::GET_OPTION
+        | Capability::PUT_OPTION;
+    let delegated = Capability::SIGN_ECDSA;
+    let put = somebody_else(&simulator).put_authentication_key(
+        2,
+        label,
+        Domain::DOM1,
+        capabilities,
+        delegated,
+        algorithm,
+        key,
+    );
+    put.expect("put");
+    let home = Home::new();
+    fs::write(home.path("password"), OWN_PASSWORD).expect("written");
+    fs::set_permissions(home.path("password"), fs::Permissions::from_mode(0o600)).expect("set");
+    let config = format!(
+        "state_directory = \"state\"\nsocket = \"kms.sock\"\nadmin_socket = \"admin.sock\"\n[[device]]\nname = \"main\"\n\
+         driver = \"yubihsm\"\nconnector = \"{}\"\nauthentication_key = 2\nlog_poll = \"200ms\"\npin_file = \"password\"\n\
+         sessions = 4\n",
+        simulator.url()
+    );
+    fs::write(home.path("kms.toml"), config).expect("written");
+    done(&home.run(&["init"]));
+    (home, simulator)
+}
+
+#[test]
+fn a_kms_with_a_yubihsm_alone_makes_keys_is_examined_and_finds_who_else_uses_them() {
+    for firmware in [Firmware::V2_2, Firmware::V2_4] {
+        let (home, simulator) = set_up(firmware);
+        let mut kms = home.serve();
+        let view = home.json(&["key", "create", "--key", "release"]);
+        let doctor = home.json(&["doctor"]);
+        let findings = doctor["findings"].as_array().expect("a list");
+        assert!(findings.iter().all(|finding| finding["well"] == true), "{doctor}");
+        assert!(!findings.iter().any(|finding| finding["what"] == "signature rate"), "{doctor}");
+        assert!(!kms.log.contains("alarm"), "{}", kms.log);
+
+        let number = u16::from_str_radix(view["object"].as_str().expect("text"), 16).expect("a number");
+        somebody_else(&simulator).sign_ecdsa_prehash_raw(number, vec![1; 32]).expect("signed");
+        kms.wait_for("the key is suspended");
+        assert!(kms.log.contains("is not ours"), "{}", kms.log);
+        assert_eq!(home.json(&["key", "list"])["keys"][0]["state"], "suspended");
+        refused(&home.run(&["doctor"]), 1, "something is wrong");
+        home.json(&["audit", "verify"]);
+        assert_eq!(kms.stop(), Some(0));
+        let kms = home.serve();
+        assert!(!kms.log.contains("alarm"), "it is told once: {}", kms.log);
+        assert_eq!(home.json(&["key", "list"])["keys"][0]["state"], "suspended");
+        home.json(&["key", "resume", "--key", "release"]);
+        assert_eq!(simulator.sessions().refused, 0);
+    }
+}
+
+#[test]
+fn a_kms_says_what_is_wrong_with_its_device_and_does_not_start() {
+    let (home, simulator) = set_up(Firmware::V2_4);
+    simulator.reset();
+    let output = home.run(&["serve"]);
+    refused(&output, 1, "the YubiHSM has no authentication key 2: it was reset, or is another one");
+    drop(simulator);
+    refused(&home.run(&["serve"]), 1, "look whether it runs");
+}
