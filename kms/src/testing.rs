@@ -18,7 +18,8 @@ use p256::ecdsa::{self, SigningKey};
 
 use crate::audit::{Entry, LoggedKey};
 use crate::device::{
-    CALL_TIMEOUT, Device, DeviceError, DeviceInfo, DeviceKey, Devices, Driver, EpochMark, ObjectId, Pool,
+    Adoptable, CALL_TIMEOUT, Device, DeviceError, DeviceInfo, DeviceKey, Devices, Driver, EpochMark,
+    ObjectId, Pool,
 };
 use crate::pins::Pins;
 use crate::signing::{KeyName, Order, Purpose, Signing};
@@ -79,6 +80,11 @@ impl Device for MemoryToken {
         let object = ObjectId::new(&[number; 16]).expect("a name");
         token.keys.insert(object, key);
         Ok((object, public_key))
+    }
+
+    fn adoptable(&mut self, object: ObjectId) -> Result<Option<Adoptable>, DeviceError> {
+        let doubts = vec!["generated in the token"];
+        Ok(self.present()?.keys.get(&object).map(|key| Adoptable { public_key: public(key), doubts }))
     }
 
     fn public_key(&mut self, object: ObjectId) -> Result<Option<OperationalPublicKey>, DeviceError> {

@@ -1,5 +1,6 @@
 //! What an operator does with `assent-kms` and a real token, and what he is told when it cannot be done.
 
+mod adoption;
 mod daemon;
 mod yubihsm_alone;
 
@@ -14,7 +15,7 @@ use assent_consensus::genesis::{
 };
 use assent_consensus::json::Integer;
 use assent_consensus::jwk::PublicKey;
-use assent_consensus::operational_key::Algorithm;
+use assent_consensus::operational_key::KeyFile;
 use assent_consensus::subject::SignatureFormat;
 use assent_consensus::time::UnixMillis;
 use daemon::{Home, done, refused};
@@ -35,8 +36,13 @@ fn toml_key(key: &PublicKey) -> String {
     format!("key = {{ kty = \"EC\", crv = \"P-256\", x = \"{}\", y = \"{}\" }}", member("x"), member("y"))
 }
 
+/// A key that the KMS generated.
+fn generated(key: PublicKey) -> KeyFile {
+    KeyFile { key: key.into(), adopted: false }
+}
+
 /// A genesis file with a contract and a release key, in the KMS's directory.
-fn write_genesis(home: &Home, contract: PublicKey, release: PublicKey) -> Digest {
+fn write_genesis(home: &Home, contract: PublicKey, release: &KeyFile) -> Digest {
     let name = |text: &str| text.parse().expect("a name");
     let policy = format!(
         "name = \"release-approval\"\nkinds = [\"sign\"]\ndeadline = \"1h\"\nrule = {{ at_least = 1, of = \"all\" }}\n\
@@ -74,11 +80,11 @@ fn write_genesis(home: &Home, contract: PublicKey, release: PublicKey) -> Digest
         keys: vec![KeyDocument {
             name: name("release"),
             governed_by: name("release-approval"),
-            alg: Algorithm::ES256,
+            alg: release.key.algorithm(),
             format: SignatureFormat::Der,
-            key: release.into(),
+            key: release.key.public_key().clone(),
             attestation: None,
-            adopted: false,
+            adopted: release.adopted,
         }],
         recovery: None,
     };
@@ -105,7 +111,7 @@ fn a_kms_is_made_keys_are_created_and_a_deployment_is_pinned_once() {
     let (contract, release) =
         (created(&home, "--contract", "release-approval"), created(&home, "--key", "release"));
     refused(&home.run(&["key", "create", "--key", "release"]), 1, "`release` is there already");
-    let id = write_genesis(&home, contract, release.clone());
+    let id = write_genesis(&home, contract, &generated(release.clone()));
     let output = pin(&home);
     done(&output);
     assert!(String::from_utf8_lossy(&output.stdout).contains(&format!("deployment {id}\n")));
@@ -134,11 +140,11 @@ fn a_genesis_with_keys_that_are_not_ours_is_refused_with_all_of_them() {
     let home = Home::made();
     let _kms = home.serve();
     let contract = created(&home, "--contract", "release-approval");
-    write_genesis(&home, contract.clone(), software_key(9));
+    write_genesis(&home, contract.clone(), &generated(software_key(9)));
     let missing = pin(&home);
     refused(&missing, 1, "there is no such key here; `assent-kms key create` makes it");
     let release = created(&home, "--key", "release");
-    write_genesis(&home, release.clone(), contract.clone());
+    write_genesis(&home, release.clone(), &generated(contract.clone()));
     let swapped = pin(&home);
     refused(&swapped, 1, "the key of contract `release-approval` is");
     refused(&swapped, 1, "the key `release` is");
@@ -148,7 +154,7 @@ fn a_genesis_with_keys_that_are_not_ours_is_refused_with_all_of_them() {
     refused(&pin(&home), 1, "cannot read the genesis file");
     let done_to = home.json(&["key", "compromised", "--key", "release"]);
     assert_eq!(done_to["state"], "compromised");
-    write_genesis(&home, contract, release);
+    write_genesis(&home, contract, &generated(release));
     refused(&pin(&home), 1, "is compromised here");
 }
 
@@ -363,7 +369,7 @@ fn a_voter_or_a_request_is_named_before_it_is_suspended_or_released() {
     let request = Digest::of(b"a request").to_string();
     refused(&home.run(&["voter", "suspend", &voter]), 1, "not pinned yet");
     refused(&home.run(&["release", &request]), 1, "not pinned yet");
-    write_genesis(&home, contract, release);
+    write_genesis(&home, contract, &generated(release));
     done(&pin(&home));
     let stranger = software_key(2).thumbprint().to_string();
     refused(&home.run(&["voter", "suspend", &stranger]), 1, "no policy of the pinned deployment");

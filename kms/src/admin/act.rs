@@ -13,7 +13,7 @@ use assent_consensus::operational_key::{Algorithm, KeyKind, VerificationKey, Wro
 
 use super::{PinnedView, pinning};
 use crate::audit::{Entry, LoggedKey};
-use crate::device::{DeviceError, Devices};
+use crate::device::{DeviceError, Devices, ObjectId};
 use crate::pins::{KeyState, Pins};
 use crate::signing::{Clock, KeyChange, KeyName};
 use crate::sockets::Peer;
@@ -21,13 +21,13 @@ use crate::store::{KeyRow, NewKey, Store, StoreError, Writer};
 
 /// Does what people ask for.
 pub struct Admin {
-    pins: Pins,
-    writer: Arc<Writer>,
-    devices: Arc<Devices>,
+    pub(super) pins: Pins,
+    pub(super) writer: Arc<Writer>,
+    pub(super) devices: Arc<Devices>,
     directory: PathBuf,
-    clock: Clock,
+    pub(super) clock: Clock,
     /// Held through each act: two people at once must not make one key twice.
-    turn: tokio::sync::Mutex<()>,
+    pub(super) turn: tokio::sync::Mutex<()>,
 }
 
 /// Why an act was not done.
@@ -48,6 +48,22 @@ pub enum AdminError {
     /// A key that cannot sign by what is asked for.
     #[error(transparent)]
     Algorithm(#[from] WrongAlgorithm),
+    /// An RSA key, and nobody said how it signs.
+    #[error("the key is {0}, which can sign by RS256 and by PS256: say by which, with `--alg`")]
+    WhichAlgorithm(KeyKind),
+    /// A key pair that is in the table already.
+    #[error("the key with the id {object} is here already, as {by}: a key has one role")]
+    Taken {
+        /// The key pair.
+        object: ObjectId,
+        /// What it is.
+        by: KeyName,
+    },
+    /// A private and a public key of the same id that do not belong together.
+    #[error(
+        "the private and the public key with the id {0} on the token do not belong together: nothing was taken over"
+    )]
+    Halves(ObjectId),
     /// There is none.
     #[error("{0} is not here: `assent-kms key list` shows all keys")]
     NoKey(String),
@@ -100,6 +116,9 @@ impl AdminError {
             AdminError::KeyExists(_) => "key-exists",
             AdminError::ContractAlgorithm(_) => "contract-algorithm",
             AdminError::Algorithm(_) => "algorithm",
+            AdminError::WhichAlgorithm(_) => "which-algorithm",
+            AdminError::Taken { .. } => "taken",
+            AdminError::Halves(_) => "halves",
             AdminError::NoKey(_) => "no-key",
             AdminError::KeyState { .. } => "key-state",
             AdminError::PinnedAlready(_) => "pinned-already",
@@ -327,7 +346,7 @@ impl Admin {
     }
 
     /// Lets the pins see what was written.
-    async fn reload(&self) -> Result<(), AdminError> {
+    pub(super) async fn reload(&self) -> Result<(), AdminError> {
         let (directory, pins) = (self.directory.clone(), self.pins.clone());
         let read = move || pins.reload(&Store::open_reader(&directory)?);
         Ok(tokio::task::spawn_blocking(read).await.map_err(|_| AdminError::Broken)??)
@@ -335,6 +354,6 @@ impl Admin {
 }
 
 /// The user, for the log.
-fn by(peer: Peer) -> Integer {
+pub(super) fn by(peer: Peer) -> Integer {
     Integer::saturating(peer.0.map_or(u64::from(u32::MAX), u64::from))
 }

@@ -4,12 +4,14 @@
 //! |---|---|---|
 //! | `GET /v1/keys` | | `{"keys": [KeyView]}` |
 //! | `POST /v1/keys` | [`KeyToMake`] | the new key's [`KeyView`] |
+//! | `POST /v1/keys/adopt` | [`KeyToAdopt`] | the key's [`KeyView`] |
 //! | `POST /v1/keys/compromised`, `/v1/keys/resume` | [`NamedKey`] | the key's [`KeyView`] |
 //! | `POST /v1/pin` | the genesis file | [`PinnedView`] |
 //! | `POST /v1/voters/suspend` | `{"voter": thumbprint}` | the same |
 //! | `POST /v1/release` | `{"request": id}` | the same |
 
 mod act;
+mod adopt;
 mod pinning;
 
 use std::sync::Arc;
@@ -30,6 +32,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 
+use crate::device::ObjectIdError;
 use crate::signing::KeyName;
 use crate::sockets::Peer;
 use crate::store::{KeyRow, StoreError};
@@ -67,6 +70,22 @@ pub struct KeyToMake {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub bits: Option<u64>,
     /// The device that is to make it; without it the first one of the configuration.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub device: Option<Name>,
+}
+
+/// A key pair that is on a device, and is to be taken over as an operational key.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyToAdopt {
+    /// The operational key's name.
+    pub key: Name,
+    /// Its id on the device (CKA_ID), in hexadecimal digits.
+    pub object: String,
+    /// How it is to sign; without it as its curve says.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub alg: Option<Algorithm>,
+    /// The device that holds it; without it the first one of the configuration.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub device: Option<Name>,
 }
@@ -145,6 +164,7 @@ pub struct RequestBody {
 pub fn router(admin: Arc<Admin>) -> Router {
     Router::new()
         .route("/v1/keys", get(keys).post(create_key))
+        .route("/v1/keys/adopt", post(adopt_key))
         .route("/v1/keys/compromised", post(compromised))
         .route("/v1/keys/resume", post(resume))
         .route("/v1/pin", post(pin).layer(DefaultBodyLimit::max(GENESIS_LIMIT)))
@@ -170,6 +190,16 @@ async fn create_key(
     let name = joined(contract, key)?;
     let kind = KeyKind::new(alg, bits).map_err(|error| AdminError::Malformed(error.to_string()))?;
     Ok(Json(KeyView::of(&admin.create_key(name, device, alg, kind, peer).await?)))
+}
+
+async fn adopt_key(
+    State(admin): State<Arc<Admin>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    body: Result<Json<KeyToAdopt>, JsonRejection>,
+) -> Answer<KeyView> {
+    let KeyToAdopt { key, object, alg, device } = read(body)?;
+    let object = object.parse().map_err(|error: ObjectIdError| AdminError::Malformed(error.to_string()))?;
+    Ok(Json(KeyView::of(&admin.adopt_key(key, alg, object, device, peer).await?)))
 }
 
 async fn compromised(

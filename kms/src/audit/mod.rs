@@ -44,6 +44,22 @@ pub enum Entry {
         alg: Algorithm,
         public_key: OperationalPublicKey,
     },
+    /// A key that was on the device before is about to sign `digest`, once, so that it is seen whether both its halves
+    /// belong together. That signature is not kept.
+    KeyTried { at: UnixMillis, by: Integer, key: LoggedKey, device: Name, object: Bytes, digest: Digest },
+    /// A key that was on the device before was taken over. `doubts` are what the device does not vouch for, such as
+    /// that it was generated there; `alg` is absent if it is ES256.
+    KeyAdopted {
+        at: UnixMillis,
+        by: Integer,
+        key: LoggedKey,
+        device: Name,
+        object: Bytes,
+        #[serde(skip_serializing_if = "is_es256", default = "es256")]
+        alg: Algorithm,
+        public_key: OperationalPublicKey,
+        doubts: Vec<String>,
+    },
     /// Genesis was pinned, and its keys activated.
     Pinned { at: UnixMillis, by: Integer, deployment: DeploymentId },
     /// A key's state was changed; `by` is the user, and absent if the KMS did it by itself.
@@ -169,6 +185,8 @@ impl Entry {
             Entry::Created { at, .. }
             | Entry::Started { at, .. }
             | Entry::KeyCreated { at, .. }
+            | Entry::KeyTried { at, .. }
+            | Entry::KeyAdopted { at, .. }
             | Entry::Pinned { at, .. }
             | Entry::KeyState { at, .. }
             | Entry::VoterSuspended { at, .. }
@@ -186,6 +204,8 @@ impl Entry {
             Entry::Created { .. } => "created",
             Entry::Started { .. } => "started",
             Entry::KeyCreated { .. } => "key-created",
+            Entry::KeyTried { .. } => "key-tried",
+            Entry::KeyAdopted { .. } => "key-adopted",
             Entry::Pinned { .. } => "pinned",
             Entry::KeyState { .. } => "key-state",
             Entry::VoterSuspended { .. } => "voter-suspended",
@@ -203,7 +223,7 @@ impl Entry {
         match self {
             Entry::KeyState { by: None, .. } => 1,
             Entry::DeviceLog { findings, .. } if !findings.is_empty() => 1,
-            Entry::Refusal { .. } => 4,
+            Entry::Refusal { .. } | Entry::KeyAdopted { .. } => 4,
             Entry::Intent { .. } | Entry::Result { .. } | Entry::DeviceLog { .. } => 6,
             _ => 5,
         }

@@ -96,6 +96,7 @@ async fn tables_must_say_what_the_log_says() {
         "UPDATE key SET state = 'compromised'",
         "UPDATE key SET name = 'other'",
         "UPDATE key SET object = zeroblob(16)",
+        "UPDATE key SET adopted = 1",
         "DELETE FROM key",
         "INSERT INTO genesis VALUES (1, x'00', 1)",
     ] {

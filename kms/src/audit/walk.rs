@@ -94,6 +94,7 @@ struct KnownKey {
     device: Name,
     object: Vec<u8>,
     public_key: VerificationKey,
+    is_adopted: bool,
     state: String,
 }
 
@@ -120,11 +121,7 @@ impl Walk {
 
     fn take(&mut self, number: u64, entry: Entry) -> Result<(), String> {
         match entry {
-            Entry::KeyCreated { key, device, object, alg, public_key, .. } => {
-                let public_key = VerificationKey::new(alg, public_key).map_err(|error| error.to_string())?;
-                let state = "pre-activation".to_owned();
-                self.keys.push(KnownKey { key, device, object: object.0, public_key, state });
-            }
+            Entry::KeyCreated { .. } | Entry::KeyAdopted { .. } => self.begin(entry)?,
             Entry::Pinned { deployment, .. } if self.deployment.is_none() => {
                 self.deployment = Some(deployment)
             }
@@ -150,6 +147,20 @@ impl Walk {
             }
             _ => {}
         }
+        Ok(())
+    }
+
+    /// A key that is there from this entry on.
+    fn begin(&mut self, entry: Entry) -> Result<(), String> {
+        let is_adopted = matches!(entry, Entry::KeyAdopted { .. });
+        let (Entry::KeyCreated { key, device, object, alg, public_key, .. }
+        | Entry::KeyAdopted { key, device, object, alg, public_key, .. }) = entry
+        else {
+            return Ok(());
+        };
+        let public_key = VerificationKey::new(alg, public_key).map_err(|error| error.to_string())?;
+        let state = "pre-activation".to_owned();
+        self.keys.push(KnownKey { key, device, object: object.0, public_key, is_adopted, state });
         Ok(())
     }
 
@@ -189,7 +200,7 @@ impl Walk {
             let row = rows.iter().find(|row| LoggedKey::new(&row.name, row.version) == known.key);
             let is_same = |row: &KeyRow| {
                 let is_there = row.device == known.device && row.object.as_bytes() == known.object;
-                is_there && row.public_key == known.public_key
+                is_there && row.public_key == known.public_key && row.is_adopted == known.is_adopted
             };
             match row {
                 Some(row) if is_same(row) && self.fits(row, &known.state) => {}

@@ -7,7 +7,6 @@ use std::path::Path;
 use assent_consensus::genesis::GENESIS_LIMIT;
 use assent_consensus::jwk::Thumbprint;
 use assent_consensus::message::{KeyVersion, RequestId};
-use assent_consensus::name::Name;
 use assent_consensus::operational_key::{KeyFile, VerificationKey};
 use axum::http::Method;
 use serde::Serialize;
@@ -15,7 +14,7 @@ use serde::de::DeserializeOwned;
 
 use super::client::call;
 use super::screen::{Failure, Screen};
-use crate::admin::{KeyList, KeyToMake, KeyView, NamedKey, PinnedView, RequestBody, VoterBody};
+use crate::admin::{KeyList, KeyToAdopt, KeyToMake, KeyView, NamedKey, PinnedView, RequestBody, VoterBody};
 use crate::config::Config;
 use crate::signing::KeyName;
 
@@ -25,9 +24,39 @@ pub(super) fn create_key(
     out: Option<&Path>,
     screen: &Screen,
 ) -> Result<(), Failure> {
+    let made = |view: &KeyView, path: &Path| {
+        let version = view.version;
+        vec![format!("made {}, version {version}; its JWK is in `{}`", named(view), path.display())]
+    };
+    new_key(out, || post(config, "/v1/keys", key), made, screen)
+}
+
+pub(super) fn adopt_key(
+    config: &Config,
+    key: &KeyToAdopt,
+    out: Option<&Path>,
+    screen: &Screen,
+) -> Result<(), Failure> {
+    let adopted = |view: &KeyView, path: &Path| {
+        vec![
+            format!("took over {}, {}; its JWK is in `{}`", named(view), view.alg, path.display()),
+            "it is marked for ever as adopted: nobody can say how it came onto the token, nor who has a copy"
+                .into(),
+        ]
+    };
+    new_key(out, || post(config, "/v1/keys/adopt", key), adopted, screen)
+}
+
+/// Has a key made, and puts its JWK on the screen or into a file, of which `lines` then tells.
+fn new_key(
+    out: Option<&Path>,
+    make: impl FnOnce() -> Result<KeyView, Failure>,
+    lines: impl FnOnce(&KeyView, &Path) -> Vec<String>,
+    screen: &Screen,
+) -> Result<(), Failure> {
     // Before a key is made whose JWK could not be written.
     let file = out.map(new_file).transpose()?;
-    let made = post::<_, KeyView>(config, "/v1/keys", key);
+    let made = make();
     let (Ok(view), Some((mut file, path))) = (&made, file) else {
         if made.is_err()
             && let Some(path) = out
@@ -41,14 +70,20 @@ pub(super) fn create_key(
     };
     file.write_all(format!("{}\n", jwk(view)?).as_bytes()).and_then(|()| file.sync_all()).map_err(
         |error| {
-            Failure::failed(format!("the key was made, but `{}` cannot be written: {error}", path.display()))
+            Failure::failed(format!("the key is there, but `{}` cannot be written: {error}", path.display()))
                 .help("`assent-kms key list --json` shows its JWK")
         },
     )?;
-    screen.show(view, |view| {
-        let name = view.contract.as_ref().or(view.key.as_ref()).map_or("?", Name::as_str);
-        vec![format!("made `{name}`, version {}; its JWK is in `{}`", view.version, path.display())]
-    })
+    screen.show(view, |view| lines(view, path))
+}
+
+/// A key as people name it.
+fn named(view: &KeyView) -> String {
+    match (&view.contract, &view.key) {
+        (Some(name), _) => format!("the key of contract `{name}`"),
+        (_, Some(name)) => format!("the key `{name}`"),
+        _ => "a key".into(),
+    }
 }
 
 fn jwk(view: &KeyView) -> Result<String, Failure> {

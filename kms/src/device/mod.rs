@@ -12,6 +12,7 @@ mod pool;
 pub mod yubihsm;
 
 use std::fmt;
+use std::str::FromStr;
 
 use assent_consensus::encoding;
 use assent_consensus::operational_key::{
@@ -56,6 +57,23 @@ impl ObjectId {
     /// The bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.length)]
+    }
+}
+
+/// The text is no id of a key pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an object id must be 1 to {OBJECT_ID_LIMIT} bytes in hexadecimal digits")]
+pub struct ObjectIdError;
+
+impl FromStr for ObjectId {
+    type Err = ObjectIdError;
+
+    fn from_str(text: &str) -> Result<ObjectId, ObjectIdError> {
+        let digits: Option<Vec<u8>> =
+            text.chars().map(|digit| digit.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect();
+        let digits = digits.filter(|digits| digits.len() % 2 == 0).ok_or(ObjectIdError)?;
+        let bytes: Vec<u8> = digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect();
+        ObjectId::new(&bytes).ok_or(ObjectIdError)
     }
 }
 
@@ -114,6 +132,15 @@ pub struct DeviceKey {
     pub has_private: bool,
 }
 
+/// A key pair that a device held before, and that may be taken over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adoptable {
+    /// Its public half.
+    pub public_key: OperationalPublicKey,
+    /// What of invariant I1 the device does not vouch for, such as that the key was generated in it.
+    pub doubts: Vec<&'static str>,
+}
+
 /// What ties a device to one database: see [`crate::epoch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EpochMark {
@@ -140,6 +167,12 @@ pub trait Device: Send {
         label: &str,
         kind: KeyKind,
     ) -> Result<(ObjectId, OperationalPublicKey), DeviceError>;
+
+    /// Looks at a key pair that was not generated here: nothing if either half is not there.
+    ///
+    /// # Errors
+    /// [`DeviceError::NotAdoptable`], if the private half could leave the device, or cannot sign.
+    fn adoptable(&mut self, object: ObjectId) -> Result<Option<Adoptable>, DeviceError>;
 
     /// The public half of a key pair whose private half is there; nothing if either is not.
     ///
@@ -221,6 +254,14 @@ pub enum DeviceError {
     /// A generated key is not as it must be.
     #[error("the token made a key that is not {0}; it was destroyed and is not used")]
     Unsafe(&'static str),
+    /// A key that must not be taken over.
+    #[error("the key with the id {object} is not {lacks}: it cannot be taken over")]
+    NotAdoptable {
+        /// The key.
+        object: ObjectId,
+        /// What it must be, and is not.
+        lacks: &'static str,
+    },
     /// The device refused or failed, and is still there.
     #[error("the token failed: {0}")]
     Failed(String),

@@ -13,7 +13,9 @@ use cryptoki::slot::{Limit, Slot, TokenInfo};
 use super::algorithm::{PUBLIC_ATTRIBUTES, generation, read_public, signing};
 use super::module::{Held, Module, Open};
 use super::reaction::{Reaction, from_call, reaction};
-use crate::device::{Device, DeviceError, DeviceInfo, DeviceKey, EpochMark, ObjectId, read_mark, write_mark};
+use crate::device::{
+    Adoptable, Device, DeviceError, DeviceInfo, DeviceKey, EpochMark, ObjectId, read_mark, write_mark,
+};
 
 /// The most objects of one kind that are looked at.
 pub const OBJECT_LIMIT: usize = 10_000;
@@ -22,6 +24,35 @@ const HANDLE_LIMIT: usize = 1_024;
 
 /// CKA_APPLICATION and CKA_LABEL of the data object that holds the epoch.
 const MARK_LABEL: &[u8] = b"assent-kms-epoch";
+
+/// What a private key should be by one of its attributes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    attribute: AttributeType,
+    value: bool,
+    pub(super) words: &'static str,
+    /// Whether it tells of the time before, which is not ours to know of a key that is taken over.
+    is_history: bool,
+}
+
+const WANTED: [Wanted; 8] = {
+    const fn now(attribute: AttributeType, value: bool, words: &'static str) -> Wanted {
+        Wanted { attribute, value, words, is_history: false }
+    }
+    const fn ever(attribute: AttributeType, words: &'static str) -> Wanted {
+        Wanted { attribute, value: true, words, is_history: true }
+    }
+    [
+        now(AttributeType::Token, true, "kept in the token"),
+        now(AttributeType::Private, true, "private"),
+        now(AttributeType::Sensitive, true, "sensitive"),
+        ever(AttributeType::AlwaysSensitive, "always sensitive"),
+        now(AttributeType::Extractable, false, "non-extractable"),
+        ever(AttributeType::NeverExtractable, "never extractable"),
+        ever(AttributeType::Local, "generated in the token"),
+        now(AttributeType::Sign, true, "able to sign"),
+    ]
+};
 
 /// One session with the token, logged in.
 pub(super) struct Pkcs11Device {
@@ -140,24 +171,14 @@ impl Pkcs11Device {
         Ok((id, label))
     }
 
-    /// What a private key must be (invariant I1); the first thing that it is not.
-    pub(super) fn missing(&self, key: ObjectHandle) -> Result<Option<&'static str>, DeviceError> {
-        let wanted = [
-            (AttributeType::Token, true, "kept in the token"),
-            (AttributeType::Private, true, "private"),
-            (AttributeType::Sensitive, true, "sensitive"),
-            (AttributeType::AlwaysSensitive, true, "always sensitive"),
-            (AttributeType::Extractable, false, "non-extractable"),
-            (AttributeType::NeverExtractable, true, "never extractable"),
-            (AttributeType::Local, true, "generated in the token"),
-            (AttributeType::Sign, true, "able to sign"),
-        ];
-        let types = wanted.map(|(attribute, ..)| attribute);
+    /// What a private key should be (invariant I1), and is not.
+    pub(super) fn missing(&self, key: ObjectHandle) -> Result<Vec<Wanted>, DeviceError> {
+        let types = WANTED.map(|wanted| wanted.attribute);
         let has = self.call(|session| session.get_attributes(key, &types))?;
-        let holds = |attribute: AttributeType, value: bool| {
-            has.iter().any(|has| has.attribute_type() == attribute && is_flag(has, value))
+        let holds = |wanted: &Wanted| {
+            has.iter().any(|has| has.attribute_type() == wanted.attribute && is_flag(has, wanted.value))
         };
-        Ok(wanted.iter().find(|(attribute, value, _)| !holds(*attribute, *value)).map(|(.., words)| *words))
+        Ok(WANTED.into_iter().filter(|wanted| !holds(wanted)).collect())
     }
 
     fn unfinished(&self) -> std::sync::MutexGuard<'_, Vec<ObjectId>> {
@@ -232,8 +253,8 @@ impl Device for Pkcs11Device {
         self.unfinished().push(object);
         let (public, private) =
             self.call(|session| session.generate_key_pair(&mechanism, &public, &private))?;
-        let checked = self.missing(private).and_then(|missing| match missing {
-            Some(words) => Err(DeviceError::Unsafe(words)),
+        let checked = self.missing(private).and_then(|missing| match missing.first() {
+            Some(wanted) => Err(DeviceError::Unsafe(wanted.words)),
             None => self
                 .public(public)?
                 .filter(|key| key.kind() == kind)
@@ -251,6 +272,17 @@ impl Device for Pkcs11Device {
                 Err(error)
             }
         }
+    }
+
+    fn adoptable(&mut self, object: ObjectId) -> Result<Option<Adoptable>, DeviceError> {
+        let Some(public_key) = self.public_key(object)? else { return Ok(None) };
+        let private = self.private(object)?;
+        let missing = self.missing(private)?;
+        if let Some(Wanted { words: lacks, .. }) = missing.iter().find(|wanted| !wanted.is_history) {
+            return Err(DeviceError::NotAdoptable { object, lacks });
+        }
+        let doubts = missing.into_iter().map(|wanted| wanted.words).collect();
+        Ok(Some(Adoptable { public_key, doubts }))
     }
 
     fn public_key(&mut self, object: ObjectId) -> Result<Option<OperationalPublicKey>, DeviceError> {

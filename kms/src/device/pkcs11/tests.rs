@@ -61,7 +61,7 @@ fn a_key_that_could_leave_the_token_is_noticed() {
             ];
             let pair = device
                 .call(|session| session.generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private));
-            device.missing(pair.expect("generated").1).expect("read")
+            device.missing(pair.expect("generated").1).expect("read").first().map(|wanted| wanted.words)
         };
         assert_eq!(weak(false, false), Some("sensitive"));
         assert_eq!(weak(true, true), Some("non-extractable"));

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use assent_consensus::operational_key::{Algorithm, KeyKind, OperationalPublicKey};
 
 use super::*;
-use crate::device::{DeviceInfo, DeviceKey, EpochMark};
+use crate::device::{Adoptable, DeviceInfo, DeviceKey, EpochMark};
 
 const SHORT: Duration = Duration::from_millis(50);
 
@@ -66,6 +66,10 @@ impl Device for Seat {
 
     fn generate(&mut self, _: &str, _: KeyKind) -> Result<(ObjectId, OperationalPublicKey), DeviceError> {
         Err(DeviceError::Failed("not here".into()))
+    }
+
+    fn adoptable(&mut self, _: ObjectId) -> Result<Option<Adoptable>, DeviceError> {
+        Ok(None)
     }
 
     fn public_key(&mut self, _: ObjectId) -> Result<Option<OperationalPublicKey>, DeviceError> {

@@ -15,7 +15,9 @@ use super::capability::{self, NEEDED, RawInfo};
 use super::line::Line;
 use super::log::{Ledger, SET_OPTION, SIGN_ECDSA, Use};
 use super::{OWN_SESSIONS, Shared, Way};
-use crate::device::{Device, DeviceError, DeviceInfo, DeviceKey, EpochMark, ObjectId, read_mark, write_mark};
+use crate::device::{
+    Adoptable, Device, DeviceError, DeviceInfo, DeviceKey, EpochMark, ObjectId, read_mark, write_mark,
+};
 
 /// The label of the objects that hold an epoch mark.
 const MARK_LABEL: &str = "assent-kms epoch";
@@ -317,6 +319,22 @@ impl Device for YubiHsmDevice {
                 Err(DeviceError::Unsafe("generated in the device for signatures alone"))
             }
         }
+    }
+
+    fn adoptable(&mut self, object: ObjectId) -> Result<Option<Adoptable>, DeviceError> {
+        let Some(public_key) = self.public_key(object)? else { return Ok(None) };
+        let id = known(object)?;
+        let info = self.look(|client| client.get_object_info(id, Type::AsymmetricKey))?;
+        if !info.capabilities.contains(Capability::SIGN_ECDSA) {
+            return Err(DeviceError::NotAdoptable { object, lacks: "able to sign" });
+        }
+        // It leaves the device under a wrap key at most, in the clear never.
+        let wanted = [
+            (info.origin == Origin::Generated, "generated in the token"),
+            (info.capabilities == self.key_capabilities(), "there for signatures alone"),
+        ];
+        let doubts = wanted.into_iter().filter(|(holds, _)| !holds).map(|(_, words)| words).collect();
+        Ok(Some(Adoptable { public_key, doubts }))
     }
 
     fn public_key(&mut self, object: ObjectId) -> Result<Option<OperationalPublicKey>, DeviceError> {
