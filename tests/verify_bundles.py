@@ -19,11 +19,11 @@ import tomllib
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 from joserfc import jws
 from joserfc.errors import JoseError
-from joserfc.jwk import ECKey
+from joserfc.jwk import ECKey, RSAKey
 
 
 class Bad(Exception):
@@ -86,11 +86,18 @@ class Verifier:
         require(payload["deployment"] == self.deployment, f"{what}: it is for another deployment")
         return payload
 
-    def signature(self, jwk, content, der, what, algorithm=None):
-        """A plain ECDSA signature over content, or over its digest if the algorithm says that it is one."""
-        key = ECKey.import_key(dict(jwk)).public_key
+    def signature(self, jwk, content, signature, what, alg="ES256", digest=None):
+        """A plain signature over content: ECDSA in DER, or RSA. A digest says that content is one, and of what kind."""
+        key = import_key(jwk, alg).public_key
+        digest = digest or HASHES[alg]()
         try:
-            key.verify(der, content, ec.ECDSA(algorithm or hashes.SHA256()))
+            if alg in ("ES256", "ES384"):
+                key.verify(signature, content, ec.ECDSA(digest))
+            elif alg == "RS256":
+                key.verify(signature, content, padding.PKCS1v15(), digest)
+            else:
+                # RFC 7518 section 3.5: the salt is as long as the digest.
+                key.verify(signature, content, padding.PSS(padding.MGF1(hashes.SHA256()), 32), digest)
         except InvalidSignature:
             raise Bad(f"{what}: the signature is wrong") from None
         self.checked += 1
@@ -135,14 +142,17 @@ class Verifier:
         """What the operational key signed: the approved file, in the key's format."""
         result = bundle["result"]
         entry = self.named("keys", result["key"])
+        alg = entry["alg"]
         jwk = self.transitions(bundle["key_transitions"], entry["key"], governing, "key")
         require(result["public_key"] == jwk, "result: by a key that nothing leads to")
         require(result["format"] == entry["format"], "result: in another format than the key's")
         signature = from_base64url(result["signature"])
         approved = bytes.fromhex(subject["digest"].removeprefix("sha256:"))
         if result["format"] in ("der", "raw"):
-            der = signature if result["format"] == "der" else raw_to_der(signature)
-            self.signature(jwk, approved, der, "result", Prehashed(hashes.SHA256()))
+            if result["format"] == "raw" and jwk["kty"] == "EC":
+                signature = raw_to_der(signature, {"P-256": 64, "P-384": 96}[jwk["crv"]])
+            # A file is known by its SHA-256, whatever the key.
+            self.signature(jwk, approved, signature, "result", alg, Prehashed(hashes.SHA256()))
             return
         if result["format"] == "dsse":
             envelope = json.loads(signature)
@@ -150,10 +160,10 @@ class Verifier:
             kind = envelope["payloadType"].encode()
             encoded = b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
             for entry in envelope["signatures"]:
-                self.signature(jwk, encoded, base64.b64decode(entry["sig"], validate=True), "result")
+                self.signature(jwk, encoded, base64.b64decode(entry["sig"], validate=True), "result", alg)
             require(envelope["signatures"], "result: nobody signed the envelope")
         else:
-            obj = jws.deserialize_compact(signature, ECKey.import_key(dict(jwk)), algorithms=["ES256"])
+            obj = jws.deserialize_compact(signature, import_key(jwk, alg), algorithms=[alg])
             require(obj.headers()["typ"] == "in-toto+jws", "result: of another type")
             payload = obj.payload
             self.checked += 1
@@ -200,9 +210,20 @@ class Verifier:
             self.inclusion(bundle["result"]["inclusion"], "inclusion of the result")
 
 
-def raw_to_der(signature):
-    require(len(signature) == 64, "a signature must have 64 bytes")
-    return encode_dss_signature(int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big"))
+HASHES = {"ES256": hashes.SHA256, "ES384": hashes.SHA384, "RS256": hashes.SHA256, "PS256": hashes.SHA256}
+
+
+def import_key(jwk, alg):
+    """A key that can sign by alg: an RSA key by RS256 and PS256, a key on a curve by that curve's algorithm."""
+    fits = {"ES256": ("EC", "P-256"), "ES384": ("EC", "P-384"), "RS256": ("RSA", None), "PS256": ("RSA", None)}
+    require((jwk["kty"], jwk.get("crv")) == fits[alg], f"key: a {jwk['kty']} key that cannot sign by {alg}")
+    return (ECKey if jwk["kty"] == "EC" else RSAKey).import_key(dict(jwk))
+
+
+def raw_to_der(signature, length=64):
+    require(len(signature) == length, f"a signature must have {length} bytes")
+    r, s = signature[: length // 2], signature[length // 2 :]
+    return encode_dss_signature(int.from_bytes(r, "big"), int.from_bytes(s, "big"))
 
 
 def main():

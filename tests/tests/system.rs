@@ -151,6 +151,72 @@ fn every_ending_and_every_format_is_proved_to_both_verifiers() {
     });
 }
 
+#[test]
+fn keys_of_every_algorithm_sign_files_and_stock_tools_verify_them() {
+    let deployment = Deployment::start_with_every_algorithm().unwrap_or_else(|error| panic!("{error:#}"));
+    let desk = deployment.desk();
+    let votes = [("engineer-1", Approve), ("engineer-2", Approve)];
+    let pss = ["-sigopt", "rsa_padding_mode:pss", "-sigopt", "rsa_pss_saltlen:32"];
+    for (key, options) in [("rpm", &[][..]), ("driver", &pss), ("boot", &[])] {
+        let content = format!("a file for {key}").into_bytes();
+        block_on(async {
+            let (case, _) = desk.start_case(&format!("{key}-signing"), "ci", key, &content).await?;
+            let view = desk.open_request(&case).await?;
+            for (voter, choice) in votes {
+                desk.vote(&view, voter, choice).await?;
+            }
+            assert_eq!(desk.end(&case).await?.1, CaseOutcome::Done);
+            Ok(())
+        });
+        std::fs::write(deployment.directory().join("file"), &content).expect("writable");
+        let fetched = deployment.assent(&["fetch", key, "--out", "out", "--name", key]).expect("it runs");
+        assert!(fetched.status.success(), "{}", said(&fetched));
+        let (public, signature) = (format!("out/{key}.pub.pem"), format!("out/{key}.sig"));
+        let openssl = |file: &str| {
+            Command::new("openssl")
+                .args(["dgst", "-sha256", "-verify", &public, "-signature", &signature])
+                .args(options)
+                .arg(file)
+                .current_dir(deployment.directory())
+                .output()
+                .expect("openssl runs")
+        };
+        let good = openssl("file");
+        assert!(good.status.success() && said(&good).contains("Verified OK"), "{key}: {}", said(&good));
+        assert!(!openssl("node/genesis.json").status.success());
+        let bundle = format!("out/{key}.bundle.json");
+        let verify = ["verify", "--genesis", "node/genesis.json", &bundle, "--file", "file"];
+        let verified = deployment.assent(&verify).expect("it runs");
+        assert_eq!(verified.status.code(), Some(0), "{key}: {}", said(&verified));
+    }
+    block_on(async {
+        let mut bundles: Vec<PathBuf> = ["rpm", "driver", "boot"]
+            .map(|key| deployment.directory().join(format!("out/{key}.bundle.json")))
+            .into();
+        for key in ["chart", "plugin", "module", "layer", "inherited"] {
+            let (case, _, outcome) = play(desk, &format!("{key}-signing"), "ci", key, &votes).await?;
+            assert_eq!(outcome, CaseOutcome::Done, "{key}");
+            bundles.push(bundle_of(&deployment, &case).await?.1);
+        }
+        let verdicts = second_verifier::verdicts(&deployment.genesis_file(), &bundles)?;
+        assert!(verdicts.iter().all(Result::is_ok), "{verdicts:?}");
+        // And it looks at each signature: one of another file is none.
+        for path in &bundles {
+            let mut bundle: Bundle = json::read(&std::fs::read(path)?)?;
+            let result = bundle.result.as_mut().expect("signed");
+            let last = result.signature.0.len() - 10;
+            result.signature.0[last] ^= 1;
+            std::fs::write(path, json::write(&bundle))?;
+        }
+        let verdicts = second_verifier::verdicts(&deployment.genesis_file(), &bundles)?;
+        assert!(verdicts.iter().all(Result::is_err), "{verdicts:?}");
+        // Who holds genesis sees which key was not made for this deployment.
+        let adopted = desk.genesis().keys().iter().filter(|key| key.adopted);
+        assert_eq!(adopted.map(|key| key.name.as_str()).collect::<Vec<_>>(), ["inherited"]);
+        Ok(())
+    });
+}
+
 /// The message with another signature.
 fn broken(jws: &Jws) -> Jws {
     let text = jws.as_str();

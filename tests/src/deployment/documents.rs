@@ -5,6 +5,15 @@
 //! | `release-approval` | two of three engineers | an hour | `release` (der), `hotfix` (dsse), `package` (jws), `image` (raw) |
 //! | `brief-approval` | the same | a second and a half | `brief` (der) |
 //!
+//! A deployment of every algorithm has these keys too, all governed by `release-approval`:
+//!
+//! | key | algorithm | format |
+//! |---|---|---|
+//! | `rpm`, `driver`, `boot` | RS256 and PS256 with 4096 bits, ES384 | der |
+//! | `chart`, `plugin`, `module` | ES384, PS256, RS256 with 3072 bits | jws, dsse, raw |
+//! | `layer` | ES384 | dsse |
+//! | `inherited` | RS256 with 3072 bits, made on the token before the KMS and adopted | jws |
+//!
 //! For each key `K` there is a process `K-signing`, which asks the contract that governs K.
 
 use std::fmt::Write as _;
@@ -12,13 +21,52 @@ use std::fmt::Write as _;
 /// A consensus contract of the test's deployment, and the deadline that its policy sets.
 pub(super) const CONTRACTS: [(&str, &str); 2] = [("release-approval", "1h"), ("brief-approval", "1500ms")];
 
-/// The operational keys: name, format, and the contract that governs it.
-pub(super) const KEYS: [(&str, &str, &str); 5] = [
-    ("release", "der", "release-approval"),
-    ("hotfix", "dsse", "release-approval"),
-    ("package", "jws", "release-approval"),
-    ("image", "raw", "release-approval"),
-    ("brief", "der", "brief-approval"),
+/// An operational key.
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    pub(super) format: &'static str,
+    /// The contract that governs it.
+    pub(super) contract: &'static str,
+    pub(super) alg: &'static str,
+    pub(super) bits: Option<&'static str>,
+    /// Whether it is on the token before the KMS.
+    pub(super) is_adopted: bool,
+}
+
+impl Key {
+    const fn es256(name: &'static str, format: &'static str, contract: &'static str) -> Key {
+        Key { name, format, contract, alg: "ES256", bits: None, is_adopted: false }
+    }
+
+    const fn by(
+        alg: &'static str,
+        bits: Option<&'static str>,
+        name: &'static str,
+        format: &'static str,
+    ) -> Key {
+        Key { name, format, contract: "release-approval", alg, bits, is_adopted: false }
+    }
+}
+
+/// The operational keys of every deployment.
+pub(super) const KEYS: [Key; 5] = [
+    Key::es256("release", "der", "release-approval"),
+    Key::es256("hotfix", "dsse", "release-approval"),
+    Key::es256("package", "jws", "release-approval"),
+    Key::es256("image", "raw", "release-approval"),
+    Key::es256("brief", "der", "brief-approval"),
+];
+
+/// Keys that take long to be made.
+pub(super) const OTHER_ALGORITHMS: [Key; 8] = [
+    Key::by("RS256", None, "rpm", "der"),
+    Key::by("PS256", Some("4096"), "driver", "der"),
+    Key::by("ES384", None, "boot", "der"),
+    Key::by("ES384", None, "chart", "jws"),
+    Key::by("PS256", Some("3072"), "plugin", "dsse"),
+    Key::by("RS256", Some("3072"), "module", "raw"),
+    Key::by("ES384", None, "layer", "dsse"),
+    Key { is_adopted: true, ..Key::by("RS256", None, "inherited", "jws") },
 ];
 
 /// Who may start cases, beside what he may be else.
@@ -56,13 +104,13 @@ pub(super) fn process(key: &str, contract: &str, line: impl Fn(&str) -> String) 
 }
 
 /// The file that `assent init` makes genesis of.
-pub(super) fn deployment(kms_socket: &str) -> String {
+pub(super) fn deployment(kms_socket: &str, keys: &[Key]) -> String {
     let mut text = String::from("name = \"test\"\nenvironment = \"test\"\n");
     for (contract, _) in CONTRACTS {
         write!(text, "\n[[contract]]\npolicy = \"{contract}.toml\"\nkey = \"{contract}.jwk\"\n")
             .expect("a text takes all");
     }
-    for (key, format, contract) in KEYS {
+    for Key { name: key, format, contract, .. } in keys {
         write!(
             text,
             "\n[[process]]\ndefinition = \"{key}-signing.toml\"\ngoverned_by = \"{contract}\"\n\

@@ -28,6 +28,9 @@ use crate::program;
 pub use daemon::Daemon;
 pub use desk::{Case, Desk, Receipt, name};
 
+/// CKA_ID of the key that is on the token before the KMS.
+const ADOPTED: &str = "0a01";
+
 /// A deployment whose daemons run.
 pub struct Deployment {
     // In the order in which they must go.
@@ -51,7 +54,15 @@ impl Deployment {
     /// # Errors
     /// A program is not built, or refuses something.
     pub fn start() -> Result<Deployment> {
-        Deployment::start_with(None)
+        Deployment::start_with(None, documents::KEYS.into())
+    }
+
+    /// Makes one that also has operational keys of other algorithms than ES256, and one that is adopted.
+    ///
+    /// # Errors
+    /// A program is not built, or refuses something.
+    pub fn start_with_every_algorithm() -> Result<Deployment> {
+        Deployment::start_with(None, documents::KEYS.into_iter().chain(documents::OTHER_ALGORITHMS).collect())
     }
 
     /// Makes one in which `engineer-3` has his key in a token of his own, and votes with the program alone.
@@ -59,10 +70,10 @@ impl Deployment {
     /// # Errors
     /// A program is not built, or refuses something.
     pub fn start_with_voters_token() -> Result<Deployment> {
-        Deployment::start_with(Some(VoterToken::make()?))
+        Deployment::start_with(Some(VoterToken::make()?), documents::KEYS.into())
     }
 
-    fn start_with(voter_token: Option<VoterToken>) -> Result<Deployment> {
+    fn start_with(voter_token: Option<VoterToken>, keys: Vec<documents::Key>) -> Result<Deployment> {
         // On a disk that forgets nothing only by power, not by `kill -9`, memory is as good.
         let memory = Path::new("/dev/shm");
         let place = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
@@ -87,11 +98,14 @@ impl Deployment {
         for (contract, deadline) in documents::CONTRACTS {
             fs::write(here.join(format!("{contract}.toml")), documents::policy(contract, deadline, line))?;
         }
-        for (key, _, contract) in documents::KEYS {
-            fs::write(here.join(format!("{key}-signing.toml")), documents::process(key, contract, line))?;
+        for documents::Key { name, contract, .. } in &keys {
+            fs::write(here.join(format!("{name}-signing.toml")), documents::process(name, contract, line))?;
         }
         let kms_socket = here.join("kms.sock");
-        fs::write(here.join("deployment.toml"), documents::deployment(&kms_socket.display().to_string()))?;
+        fs::write(
+            here.join("deployment.toml"),
+            documents::deployment(&kms_socket.display().to_string(), &keys),
+        )?;
         fs::write(here.join("kms.toml"), kms_toml(&token))?;
 
         let environment = vec![("SOFTHSM2_CONF".to_owned(), token.config().to_owned())];
@@ -116,8 +130,18 @@ impl Deployment {
         for (contract, _) in documents::CONTRACTS {
             run_kms(&["key", "create", "--contract", contract, "--out", &format!("{contract}.jwk")])?;
         }
-        for (key, ..) in documents::KEYS {
-            run_kms(&["key", "create", "--key", key, "--out", &format!("{key}.jwk")])?;
+        for key in &keys {
+            let mut arguments = match key.is_adopted {
+                true => {
+                    key_pair(&token, "rsa:3072", ADOPTED, key.name)?;
+                    vec!["key", "adopt", key.name, "--object-id", ADOPTED]
+                }
+                false => vec!["key", "create", "--key", key.name],
+            };
+            let out = format!("{}.jwk", key.name);
+            arguments.extend(["--alg", key.alg, "--out", &out]);
+            arguments.extend(key.bits.iter().flat_map(|bits| ["--bits", *bits]));
+            run_kms(&arguments)?;
         }
         run(Command::new(&program).args(["init", "deployment.toml", "--out", "node"]).current_dir(&here))?;
         run_kms(&["pin", "node/genesis.json"])?;
@@ -243,22 +267,8 @@ impl Drop for Deployment {
 impl VoterToken {
     fn make() -> Result<VoterToken> {
         let token = SoftHsmToken::create("engineer-3").context("the voter's token")?;
+        key_pair(&token, "EC:prime256v1", "01", "vote")?;
         let module = token.module().display().to_string();
-        // The PIN goes by the environment: arguments are for everybody to see.
-        run(Command::new("pkcs11-tool")
-            .args(["--module", &module, "--token-label", "engineer-3", "--login", "--pin", "env:VOTER_PIN"])
-            .args([
-                "--keypairgen",
-                "--key-type",
-                "EC:prime256v1",
-                "--id",
-                "01",
-                "--label",
-                "vote",
-                "--usage-sign",
-            ])
-            .env("VOTER_PIN", fs::read_to_string(token.pin_file())?)
-            .env("SOFTHSM2_CONF", token.config()))?;
         let shown = run(Command::new(program::find("assent")?)
             .args(["key", "show", "--json", "--module", &module, "pkcs11:token=engineer-3;object=vote"])
             .env("SOFTHSM2_CONF", token.config()))?;
@@ -267,6 +277,18 @@ impl VoterToken {
             shown["toml"].as_str().context("`assent key show` prints the line for a policy")?.to_owned();
         Ok(VoterToken { token, toml })
     }
+}
+
+/// Has a tool that is not ours generate a key pair for signatures in a token.
+fn key_pair(token: &SoftHsmToken, kind: &str, id: &str, label: &str) -> Result<()> {
+    let module = token.module().display().to_string();
+    // The PIN goes by the environment: arguments are for everybody to see.
+    run(Command::new("pkcs11-tool")
+        .args(["--module", &module, "--token-label", token.label(), "--login", "--pin", "env:TOKEN_PIN"])
+        .args(["--keypairgen", "--key-type", kind, "--id", id, "--label", label, "--usage-sign"])
+        .env("TOKEN_PIN", fs::read_to_string(token.pin_file())?)
+        .env("SOFTHSM2_CONF", token.config()))
+    .map(drop)
 }
 
 /// Runs a command to its end, which must be a good one.

@@ -153,12 +153,22 @@ fn summarise(
     screen.line(format!("decided     {} at {}", decision.outcome, moment::utc(decision.decided)))?;
     screen.line(format!("by key      {} (version {})", proof.decision.signer(), decision.key_version))?;
     match &proof.result {
-        Some(result) => screen.line(format!(
-            "signed      by version {} of key {} ({})",
-            result.version,
-            result.key,
-            result.public_key.thumbprint()
-        )),
+        Some(result) => {
+            let key = genesis.key(&result.key);
+            let algorithm = key.map_or(String::new(), |key| format!(", {}", key.key.algorithm()));
+            screen.line(format!(
+                "signed      by version {} of key {} ({}){algorithm}",
+                result.version,
+                result.key,
+                result.public_key.thumbprint()
+            ))?;
+            match key.is_some_and(|key| key.adopted) {
+                true => {
+                    screen.line("            which was adopted: nobody can say who else has a copy of it")
+                }
+                false => Ok(()),
+            }
+        }
         None => screen.line("signed      nothing"),
     }
 }
@@ -172,6 +182,8 @@ fn describe(genesis: &Genesis, proof: &VerifiedBundle<'_>, file_checked: bool) -
             "key": result.key,
             "version": result.version,
             "thumbprint": result.public_key.thumbprint(),
+            "alg": genesis.key(&result.key).map(|key| key.key.algorithm()),
+            "adopted": genesis.key(&result.key).is_some_and(|key| key.adopted),
             "format": result.format,
         })
     });
