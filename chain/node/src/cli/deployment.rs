@@ -23,7 +23,7 @@
 //! name = "release"
 //! governed_by = "release-approval"
 //! format = "der"                    # or raw, dsse, jws
-//! key = "release.jwk"
+//! key = "release.jwk"               # of `assent-kms key create` or `key adopt`: it says the algorithm too
 //!
 //! [recovery]                        # default: none
 //! threshold = 2
