@@ -232,8 +232,16 @@ pub async fn serve(config: Config) -> Result<(), DaemonError> {
     let signing = Arc::new(signing.with_epoch_bell(bell));
     tokio::spawn(epoch::keep_advancing(writer.clone(), devices.clone(), identity.instance, epoch, due));
     let engine = Arc::new(Engine::new(pins.clone(), signing, clock.clone(), config.decision_grace));
-    let admin = Arc::new(Admin::new(pins.clone(), writer, devices, directory.clone(), clock));
-    listen(&config, duty::router(engine), admin::router(admin), &pins).await
+    let admin = Arc::new(Admin::new(pins.clone(), writer, devices.clone(), directory.clone(), clock));
+    let ended = listen(&config, duty::router(engine), admin::router(admin), &pins).await;
+    for (name, pool) in devices.iter() {
+        match tokio::time::timeout(STOP_PATIENCE, pool.finish()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(device = %name, %error, "the device is left as it is"),
+            Err(_) => tracing::warn!(device = %name, "the device does not answer, and is left as it is"),
+        }
+    }
+    ended
 }
 
 async fn listen(

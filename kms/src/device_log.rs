@@ -75,16 +75,21 @@ impl LogKeeper for DeviceLog {
                 return Ok(LogResume::default());
             };
             let mut intents = store.open_intents()?;
-            intents.retain(|intent| *intent <= number);
             let mut signed_with = Vec::new();
+            store.each_entry(number + 1, |_, bytes, _| {
+                match json::read(bytes) {
+                    // Signed after the reading, or while it was under way.
+                    Ok(Entry::Result { intent, .. }) => intents.push(intent.get()),
+                    Ok(entry) => signed_with.extend(self.object_of(entry)),
+                    // One that cannot be read is for `audit verify` to find.
+                    Err(_) => {}
+                }
+                Ok::<(), StoreError>(())
+            })?;
+            intents.retain(|intent| *intent <= number);
             for intent in intents {
                 signed_with.extend(self.object_of(store.entry(intent)?.0));
             }
-            store.each_entry(number + 1, |_, bytes, _| {
-                // One that cannot be read is for `audit verify` to find.
-                signed_with.extend(json::read(bytes).ok().and_then(|entry| self.object_of(entry)));
-                Ok::<(), StoreError>(())
-            })?;
             Ok(LogResume { mark: Some(mark), signed_with })
         };
         read().map_err(|error| error.to_string())

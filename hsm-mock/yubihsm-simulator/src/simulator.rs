@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::access::Capabilities;
 use crate::clock::Clock;
 use crate::command::Command;
 use crate::connector;
@@ -59,6 +60,7 @@ pub struct SessionCounts {
 pub struct Simulator {
     shared: Arc<Shared>,
     address: SocketAddr,
+    clock: Clock,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -89,7 +91,7 @@ impl Simulator {
     /// If the system gives no port or no thread.
     pub fn start(settings: Settings) -> io::Result<Simulator> {
         let Settings { firmware, serial, clock, signature_time } = settings;
-        let device = Device::new(firmware, serial, clock).map_err(io::Error::other)?;
+        let device = Device::new(firmware, serial, clock.clone()).map_err(io::Error::other)?;
         let shared = Arc::new(Shared {
             device: Mutex::new(device),
             script: Script::default(),
@@ -108,7 +110,7 @@ impl Simulator {
             }
         };
         let thread = std::thread::Builder::new().name("yubihsm-simulator".into()).spawn(work)?;
-        Ok(Simulator { shared, address, stop: Some(stop), thread: Some(thread) })
+        Ok(Simulator { shared, address, clock, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Where the connector is: `http://127.0.0.1:PORT`.
@@ -121,6 +123,11 @@ impl Simulator {
         self.address.port()
     }
 
+    /// The device's clock.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
     /// Replaces the script; calls are counted from the beginning.
     pub fn script(&self, faults: Vec<Fault>) {
         self.shared.script.replace(faults);
@@ -129,6 +136,18 @@ impl Simulator {
     /// Resets the device, as somebody who touches it can: all objects are gone but the default authentication key.
     pub fn reset(&self) {
         self.shared.device().reset();
+    }
+
+    /// Makes an authentication key in domain 1, as the device's administrator does, without an entry in the log; over one
+    /// with this number.
+    pub fn put_authentication_key(
+        &self,
+        id: u16,
+        password: &str,
+        capabilities: Capabilities,
+        delegated: Capabilities,
+    ) {
+        self.shared.device().put_authentication_key(id, password, capabilities, delegated);
     }
 
     /// Pulls the device out and puts it in again: all sessions are gone.

@@ -49,6 +49,15 @@ impl Store {
         self.objects.get(&(id, Kind::AuthenticationKey)).ok_or(ErrorCode::ObjectNotFound)
     }
 
+    pub(crate) fn authentication_key_mut(&mut self, id: u16) -> Option<&mut Object> {
+        self.objects.get_mut(&(id, Kind::AuthenticationKey))
+    }
+
+    /// Puts an object in, whatever was there.
+    pub(crate) fn replace(&mut self, object: Object) {
+        self.objects.insert((object.id, object.kind), object);
+    }
+
     /// Makes an object of what a command asks for; id 0 lets the device choose one.
     pub(crate) fn make(
         &mut self,

@@ -223,6 +223,14 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// [`DeviceError`]
     fn connect(&self) -> Result<Box<dyn Device>, DeviceError>;
+
+    /// Does what is left to do before the process ends.
+    ///
+    /// # Errors
+    /// [`DeviceError`]
+    fn finish(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
 }
 
 /// Why a device did not do what it was asked for.

@@ -8,19 +8,19 @@ use ::yubihsm::{Capability, Client, Connector, Credentials, Domain, HttpConfig, 
 use assent_consensus::digest::Digest;
 use assent_consensus::json;
 use assent_consensus::message::KeyVersion;
-use assent_consensus::operational_key::{Algorithm, KeyKind, VerificationKey};
+use assent_consensus::operational_key::{Algorithm, KeyKind, RawSignature, VerificationKey};
 use assent_consensus::time::UnixMillis;
 use assent_yubihsm_simulator::{Settings, Simulator};
 
 use super::*;
 use crate::audit;
-use crate::device::yubihsm::log::SIGN_ECDSA;
+use crate::device::yubihsm::log::{LogMark, SIGN_ECDSA};
 use crate::device::yubihsm::{YubiHsmDriver, YubiHsmSettings};
 use crate::device::{Devices, Pool};
 use crate::pin::PinSource;
 use crate::signing::{KeyName, Signing, SigningError};
 use crate::store::NewKey;
-use crate::testing::{NOW, main_device, order, release};
+use crate::testing::{NOW, SmallKms, main_device, order, release};
 
 const OWN_KEY: u16 = 2;
 const OWN_PASSWORD: &str = "correct horse";
@@ -293,4 +293,28 @@ async fn what_a_process_that_was_cut_off_signed_is_known_by_its_intents() {
     process.end().await;
     let (signatures, findings) = place.device_log();
     assert_eq!((signatures.len(), findings), (5, vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signature_that_was_under_way_while_the_log_was_read_is_known_after_a_restart() {
+    let kms = SmallKms::new().await;
+    let (directory, clock) = (kms.directory.path().to_owned(), Arc::new(|| UnixMillis::new(NOW)));
+    let keeper = DeviceLog::new(main_device(), directory, kms.pins.clone(), kms.writer.clone(), clock);
+    let keeper = Arc::new(keeper);
+    let resumed = || keeper.resume("7").expect("read");
+    assert_eq!(resumed(), LogResume::default());
+    let (at, wanted) = (UnixMillis::new(NOW), order(1, "bytes"));
+    let duty = wanted.duty();
+    let intent = kms.writer.write(move |batch| batch.intend(at, wanted)).await.expect("written").intent;
+    let mark = LogMark { item: 9, digest: [9; 16] };
+    let (serial, matched, findings) = ("7".to_owned(), Vec::new(), Vec::new());
+    let report = LogReport { serial, entries: 1, matched, last: mark, findings };
+    let kept = keeper.clone();
+    tokio::task::spawn_blocking(move || kept.keep(&report)).await.expect("no panic").expect("kept");
+    let object = kms.pins.keys()[0].object;
+    assert_eq!(resumed(), LogResume { mark: Some(mark), signed_with: vec![object] });
+    let signature = RawSignature(vec![1; 64]);
+    kms.writer.write(move |batch| batch.conclude(at, duty, intent, &signature)).await.expect("written");
+    assert_eq!(resumed(), LogResume { mark: Some(mark), signed_with: vec![object] });
+    assert_eq!(keeper.resume("8").expect("read"), LogResume::default(), "another device");
 }

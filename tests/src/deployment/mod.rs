@@ -7,6 +7,7 @@
 
 mod daemon;
 mod desk;
+mod device;
 mod documents;
 
 use std::collections::BTreeMap;
@@ -23,10 +24,12 @@ use assent::voter::Signer as _;
 use assent::voter::key_file::{KeyFile, Protection};
 use assent_consensus::genesis::Genesis;
 use assent_hsm_mock::SoftHsmToken;
+use assent_yubihsm_simulator::Simulator;
 
 use crate::program;
 pub use daemon::Daemon;
 pub use desk::{Case, Desk, Receipt, name};
+use device::KmsDevice;
 
 /// CKA_ID of the key that is on the token before the KMS.
 const ADOPTED: &str = "0a01";
@@ -36,7 +39,7 @@ pub struct Deployment {
     // In the order in which they must go.
     node: Daemon,
     kms: Daemon,
-    token: SoftHsmToken,
+    device: KmsDevice,
     voter_token: Option<SoftHsmToken>,
     directory: Option<tempfile::TempDir>,
     desk: Arc<Desk>,
@@ -54,7 +57,7 @@ impl Deployment {
     /// # Errors
     /// A program is not built, or refuses something.
     pub fn start() -> Result<Deployment> {
-        Deployment::start_with(None, documents::KEYS.into())
+        Deployment::start_with(KmsDevice::new_soft_hsm()?, None, documents::KEYS.into())
     }
 
     /// Makes one that also has operational keys of other algorithms than ES256, and one that is adopted.
@@ -62,7 +65,16 @@ impl Deployment {
     /// # Errors
     /// A program is not built, or refuses something.
     pub fn start_with_every_algorithm() -> Result<Deployment> {
-        Deployment::start_with(None, documents::KEYS.into_iter().chain(documents::OTHER_ALGORITHMS).collect())
+        let keys = documents::KEYS.into_iter().chain(documents::OTHER_ALGORITHMS).collect();
+        Deployment::start_with(KmsDevice::new_soft_hsm()?, None, keys)
+    }
+
+    /// Makes one whose KMS has a YubiHSM 2 and nothing else.
+    ///
+    /// # Errors
+    /// A program is not built, or refuses something.
+    pub fn start_with_yubihsm() -> Result<Deployment> {
+        Deployment::start_with(KmsDevice::new_yubihsm()?, None, documents::KEYS.into())
     }
 
     /// Makes one in which `engineer-3` has his key in a token of his own, and votes with the program alone.
@@ -70,17 +82,20 @@ impl Deployment {
     /// # Errors
     /// A program is not built, or refuses something.
     pub fn start_with_voters_token() -> Result<Deployment> {
-        Deployment::start_with(Some(VoterToken::make()?), documents::KEYS.into())
+        Deployment::start_with(KmsDevice::new_soft_hsm()?, Some(VoterToken::make()?), documents::KEYS.into())
     }
 
-    fn start_with(voter_token: Option<VoterToken>, keys: Vec<documents::Key>) -> Result<Deployment> {
+    fn start_with(
+        device: KmsDevice,
+        voter_token: Option<VoterToken>,
+        keys: Vec<documents::Key>,
+    ) -> Result<Deployment> {
         // On a disk that forgets nothing only by power, not by `kill -9`, memory is as good.
         let memory = Path::new("/dev/shm");
         let place = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
         let directory = tempfile::Builder::new().prefix("assent-").tempdir_in(place)?;
         let here = directory.path().to_owned();
         fs::set_permissions(&here, fs::Permissions::from_mode(0o700))?;
-        let token = SoftHsmToken::create("assent").context("the KMS's token")?;
 
         let mut signers = BTreeMap::new();
         let mut lines = BTreeMap::new();
@@ -106,9 +121,9 @@ impl Deployment {
             here.join("deployment.toml"),
             documents::deployment(&kms_socket.display().to_string(), &keys),
         )?;
-        fs::write(here.join("kms.toml"), kms_toml(&token))?;
+        fs::write(here.join("kms.toml"), KMS_TOML.to_owned() + &device.toml(&here)?)?;
 
-        let environment = vec![("SOFTHSM2_CONF".to_owned(), token.config().to_owned())];
+        let environment = device.environment();
         let config = here.join("kms.toml").display().to_string();
         let (kms_program, program) = (program::find("assent-kms")?, program::find("assent")?);
         let run_kms = |arguments: &[&str]| {
@@ -133,7 +148,7 @@ impl Deployment {
         for key in &keys {
             let mut arguments = match key.is_adopted {
                 true => {
-                    key_pair(&token, "rsa:3072", ADOPTED, key.name)?;
+                    key_pair(device.token(), "rsa:3072", ADOPTED, key.name)?;
                     vec!["key", "adopt", key.name, "--object-id", ADOPTED]
                 }
                 false => vec!["key", "create", "--key", key.name],
@@ -158,7 +173,7 @@ impl Deployment {
         let client = Client::new(Address::Unix(here.join("node/data/node.sock")));
         let desk = Arc::new(Desk::new(genesis, client, signers));
         let voter_token = voter_token.map(|voter| voter.token);
-        let mut deployment = Deployment { node, kms, token, voter_token, directory: Some(directory), desk };
+        let mut deployment = Deployment { node, kms, device, voter_token, directory: Some(directory), desk };
         deployment.start_node()?;
         Ok(deployment)
     }
@@ -186,8 +201,19 @@ impl Deployment {
     }
 
     /// The KMS's token.
+    ///
+    /// # Panics
+    /// If it has a YubiHSM.
     pub fn token(&self) -> &SoftHsmToken {
-        &self.token
+        self.device.token()
+    }
+
+    /// The KMS's YubiHSM.
+    ///
+    /// # Panics
+    /// If it has a token.
+    pub fn yubihsm(&self) -> &Simulator {
+        self.device.yubihsm()
     }
 
     /// The token of `engineer-3`, if he has one.
@@ -250,7 +276,7 @@ impl Deployment {
     pub fn assent_kms(&self, arguments: &[&str]) -> Result<Output> {
         let mut command = Command::new(program::find("assent-kms")?);
         command.args(arguments).args(["--config", "kms.toml"]).current_dir(self.directory());
-        command.env("SOFTHSM2_CONF", self.token.config()).output().context("cannot run `assent-kms`")
+        command.envs(self.device.environment()).output().context("cannot run `assent-kms`")
     }
 }
 
@@ -307,15 +333,8 @@ fn toml_line(key: &assent_consensus::jwk::PublicKey) -> Result<String> {
     Ok(format!(r#"key = {{ kty = "EC", crv = "P-256", x = {}, y = {} }}"#, jwk["x"], jwk["y"]))
 }
 
-fn kms_toml(token: &SoftHsmToken) -> String {
-    format!(
-        "state_directory = \"kms\"\nsocket = \"kms.sock\"\nadmin_socket = \"kms-admin.sock\"\n\n\
-         [[device]]\nname = \"main\"\ndriver = \"pkcs11\"\nmodule = {:?}\ntoken = \"{}\"\npin_file = {:?}\nsessions = 4\n",
-        token.module(),
-        token.uri(),
-        token.pin_file()
-    )
-}
+const KMS_TOML: &str =
+    "state_directory = \"kms\"\nsocket = \"kms.sock\"\nadmin_socket = \"kms-admin.sock\"\n\n";
 
 fn listens(socket: &Path) -> bool {
     UnixStream::connect(socket).is_ok()

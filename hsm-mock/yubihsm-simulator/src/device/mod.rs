@@ -119,22 +119,33 @@ impl Device {
         self.log = Log::new(seed);
         self.options = DeviceOptions::new(self.firmware);
         self.store = Store::default();
-        let mut label = [0; LABEL];
-        label[..20].copy_from_slice(b"DEFAULT AUTHKEY CHAN");
-        let key = Object {
-            id: DEFAULT_KEY,
+        self.put_authentication_key(DEFAULT_KEY, DEFAULT_PASSWORD, Capabilities::ALL, Capabilities::ALL);
+        let key = self.store.authentication_key_mut(DEFAULT_KEY).expect("it was just put");
+        key.label[..20].copy_from_slice(b"DEFAULT AUTHKEY CHAN");
+        key.domains = Domains::ALL;
+        self.start();
+    }
+
+    /// An authentication key in domain 1, over the one before.
+    pub(crate) fn put_authentication_key(
+        &mut self,
+        id: u16,
+        password: &str,
+        capabilities: Capabilities,
+        delegated: Capabilities,
+    ) {
+        self.store.replace(Object {
+            id,
             kind: Kind::AuthenticationKey,
-            label,
-            domains: Domains::ALL,
-            capabilities: Capabilities::ALL,
-            delegated: Capabilities::ALL,
+            label: [0; LABEL],
+            domains: Domains(1),
+            capabilities,
+            delegated,
             algorithm: AUTHENTICATION,
             sequence: 0,
             origin: Origin::IMPORTED,
-            content: Content::Authentication(AuthenticationKey::from_password(DEFAULT_PASSWORD)),
-        };
-        self.store.insert(key).expect("an empty device has room");
-        self.start();
+            content: Content::Authentication(AuthenticationKey::from_password(password)),
+        });
     }
 
     /// Pulled out and put in again.

@@ -88,6 +88,16 @@ impl Pool {
         self.run_within(self.call_timeout * SLOW, work).await
     }
 
+    /// Does what the device needs before the process ends; see [`Driver::finish`].
+    ///
+    /// # Errors
+    /// [`DeviceError`]
+    pub async fn finish(&self) -> Result<(), DeviceError> {
+        let driver = self.queue.driver().clone();
+        let finished = tokio::task::spawn_blocking(move || driver.finish()).await;
+        finished.unwrap_or_else(|error| Err(DeviceError::Failed(error.to_string())))
+    }
+
     async fn run_within<T: Send + 'static>(
         &self,
         limit: Duration,

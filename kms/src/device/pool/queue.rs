@@ -106,6 +106,10 @@ impl Queue {
         Ok(queue)
     }
 
+    pub(super) fn driver(&self) -> &Arc<dyn Driver> {
+        &self.driver
+    }
+
     pub(super) fn put(&self, job: Job) -> Result<(), DeviceError> {
         let mut state = self.state();
         if state.jobs.len() >= POOL_QUEUE {

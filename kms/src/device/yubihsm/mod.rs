@@ -68,7 +68,6 @@ pub struct YubiHsmSettings {
 /// Opens sessions with one YubiHSM 2. They end when it is dropped, and the devices that it gave out.
 pub struct YubiHsmDriver {
     shared: Arc<Shared>,
-    /// Reads the log a last time when it is dropped.
     watch: Mutex<Option<Watch>>,
 }
 
@@ -142,6 +141,14 @@ impl YubiHsmDriver {
 impl Driver for YubiHsmDriver {
     fn connect(&self) -> Result<Box<dyn Device>, DeviceError> {
         Ok(Box::new(self.open()?))
+    }
+
+    /// Reads the log a last time, if anything was done since.
+    fn finish(&self) -> Result<(), DeviceError> {
+        match self.shared.has_log_keeper() && self.shared.open_sessions() > 0 {
+            true => self.read_log(),
+            false => Ok(()),
+        }
     }
 }
 

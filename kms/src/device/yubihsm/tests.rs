@@ -4,7 +4,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use ::yubihsm::object::{Label, Type};
-use ::yubihsm::{AuditOption, Capability, Domain, authentication, command, wrap};
+use ::yubihsm::{AuditOption, Capability, Domain, asymmetric, authentication, command, wrap};
 use assent_consensus::operational_key::{
     Algorithm, KeyKind, MessageDigest, OperationalPublicKey, VerificationKey,
 };
@@ -258,8 +258,7 @@ fn every_use_is_found_in_the_log_once_and_the_log_is_never_full() {
         let (object, key) = make_key(&driver);
         (0..150).for_each(|_| sign(&mut device, object, &key));
         device.destroy(object).expect("destroyed");
-        drop(device);
-        drop(driver);
+        driver.finish().expect("read");
         assert_eq!(book.findings(), [], "{firmware:?}");
         assert_eq!((book.matched(SIGN_ECDSA), book.matched(0x46), book.matched(0x58)), (150, 1, 1));
         assert!(desk.simulator.log().len() < 10, "what was kept is acknowledged");
@@ -279,7 +278,7 @@ fn many_sessions_at_once_leave_nothing_unexplained() {
             });
         }
     });
-    drop(driver);
+    driver.finish().expect("read");
     assert_eq!((book.findings(), book.matched(SIGN_ECDSA)), (vec![], 320));
 }
 
@@ -349,6 +348,7 @@ fn a_new_process_goes_on_where_the_last_one_stopped() {
     let desk = Desk::new(Firmware::V2_4);
     let (driver, book) = desk.kept();
     let (object, key) = make_key(&driver);
+    driver.finish().expect("read");
     drop(driver);
     let mark = book.last();
     // A process that is cut off keeps nothing.
@@ -501,8 +501,7 @@ fn no_session_is_opened_that_the_device_does_not_have_whatever_is_lost() {
     let mut left: Vec<_> = (0..OWN_SESSIONS).map_while(|_| driver.open().ok()).collect();
     assert_eq!(left.len(), OWN_SESSIONS - lost, "those that broke may still be the device's");
     left.iter_mut().for_each(|device| sign(device, object, &key));
-    drop(left);
-    drop(driver);
+    driver.finish().expect("read");
     let sessions = desk.simulator.sessions();
     assert_eq!((sessions.refused, sessions.most <= 16), (0, true));
     assert_eq!((book.findings(), book.matched(SIGN_ECDSA)), (vec![], OWN_SESSIONS * 3 / 2));
@@ -523,4 +522,29 @@ fn a_connector_that_drops_half_of_the_replies_still_brings_every_signature() {
     driver.read_log().expect("read");
     assert_eq!(book.findings(), [], "those whose answer was lost are known, too");
     assert_eq!(book.matched(SIGN_ECDSA), desk.simulator.calls(Command::SIGN_ECDSA));
+}
+
+#[test]
+fn a_key_that_was_put_is_taken_over_with_doubts_and_one_that_cannot_sign_is_not() {
+    let desk = Desk::new(Firmware::V2_4);
+    for (id, capabilities) in [(9, Capability::SIGN_ECDSA), (10, Capability::DERIVE_ECDH)] {
+        let (label, algorithm) = (Label::from("before"), asymmetric::Algorithm::EcP256);
+        let put = desk.somebody_else().put_asymmetric_key(
+            id,
+            label,
+            Domain::DOM1,
+            capabilities,
+            algorithm,
+            vec![7; 32],
+        );
+        put.expect("put");
+    }
+    let driver = desk.driver_with(|_| {});
+    let mut device = driver.open().expect("a session");
+    let adoptable = device.adoptable(ObjectId::from([0, 9])).expect("an answer").expect("there");
+    assert_eq!(adoptable.doubts, ["generated in the token"]);
+    sign(&mut device, ObjectId::from([0, 9]), &verification_key(adoptable.public_key));
+    let refused = device.adoptable(ObjectId::from([0, 10]));
+    assert!(matches!(refused, Err(DeviceError::NotAdoptable { .. })), "{refused:?}");
+    assert_eq!(device.adoptable(ObjectId::from([0, 11])), Ok(None));
 }

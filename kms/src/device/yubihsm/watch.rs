@@ -9,7 +9,7 @@ use super::Shared;
 /// A session that idled this long is used for a moment, so that the device does not close it.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// Ends, after a last reading, when this is dropped.
+/// Ends when this is dropped.
 pub(super) struct Watch {
     stop: Option<mpsc::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -27,9 +27,6 @@ impl Watch {
                     shared.read_log_or_say();
                     next = Instant::now() + shared.settings.log_poll;
                 }
-            }
-            if shared.open_sessions() > 0 {
-                shared.read_log_or_say();
             }
         };
         let thread = std::thread::Builder::new().name("yubihsm-watch".into()).spawn(work)?;

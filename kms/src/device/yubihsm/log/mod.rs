@@ -60,10 +60,8 @@ const KEY_USES: [u8; 12] = [
     0x49, // decrypt, PKCS#1
     0x4a, // export under a wrap key
     0x55, // sign, PSS
-    0x56, // sign, ECDSA
-    0x57, // derive, ECDH
-    0x58, // delete
-    0x59, // decrypt, OAEP
+    SIGN_ECDSA, 0x57, // derive, ECDH
+    DELETE, 0x59, // decrypt, OAEP
     0x5d, // sign an SSH certificate
     0x64, // sign an attestation
     0x6a, // sign, EdDSA
@@ -73,6 +71,7 @@ const KEY_USES: [u8; 12] = [
 pub const SET_OPTION: u8 = 0x4f;
 /// Signs with an asymmetric key.
 pub const SIGN_ECDSA: u8 = 0x56;
+const DELETE: u8 = 0x58;
 const RESET: u8 = 0x08;
 
 /// The last entry that was dealt with.
@@ -372,12 +371,14 @@ impl Ledger {
         reading
     }
 
-    /// Whether an entry is what the process before may have done: with a key, only if it was about to use that one.
+    /// Whether an entry is what the process before may have done: with a key, only if it was about to use that one. It deletes
+    /// its old marks; a key that is gone is missed at the start.
     fn is_from_before(&self, entry: &LogEntry) -> bool {
         let is_known = |used: &Use| used.command == entry.command && used.object == Some(entry.target);
+        let uses_key = KEY_USES.contains(&entry.command) && entry.command != DELETE;
         self.is_first
             && entry.session_key == self.session_key
-            && (!KEY_USES.contains(&entry.command) || self.before.iter().any(is_known))
+            && (!uses_key || self.before.iter().any(is_known))
     }
 
     /// The noted command that an entry shows: rather one that was answered than one of which nobody knows.
