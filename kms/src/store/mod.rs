@@ -6,6 +6,7 @@
 
 mod batch;
 mod error;
+mod format;
 mod sql;
 #[cfg(test)]
 mod tests;
@@ -13,7 +14,6 @@ mod writer;
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -37,6 +37,7 @@ use crate::signing::{DutyId, KeyName};
 
 pub use batch::{Batch, NewKey};
 pub use error::StoreError;
+use format::{FORMAT, recognise};
 pub use writer::{WRITER_QUEUE, Writer};
 
 /// The database's name in the state directory.
@@ -202,34 +203,6 @@ impl Store {
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
     }
 
-    /// Brings the file of an earlier program up to this one's format, whole or not at all. The caller holds the
-    /// [`DirectoryLock`].
-    ///
-    /// # Errors
-    /// [`StoreError`]
-    pub fn migrate(directory: &Path) -> Result<(), StoreError> {
-        let path = directory.join(FILE);
-        if !recognise(&path)? {
-            return Err(StoreError::Uninitialised { path: directory.to_owned() });
-        }
-        let store = Store::connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        let found = match store.check_format() {
-            Err(StoreError::TooOld { found, .. }) => found,
-            checked => return checked,
-        };
-        let missing = usize::try_from(found).ok().and_then(|found| sql::MIGRATIONS.get(found..));
-        let missing = missing.ok_or_else(|| store.damaged("its format has a number that is none"))?;
-        store.pragma("synchronous", "full")?;
-        let transaction = store.sql(store.connection.unchecked_transaction())?;
-        for migration in missing {
-            store.sql(store.connection.execute_batch(migration))?;
-        }
-        store.pragma("user_version", FORMAT)?;
-        store.sql(transaction.commit())?;
-        tracing::info!(from = found, to = FORMAT, "the database was brought up to this program's format");
-        Ok(())
-    }
-
     /// Opens the file for writing. The caller holds the [`DirectoryLock`].
     ///
     /// # Errors
@@ -277,24 +250,6 @@ impl Store {
         store.pragma("trusted_schema", false)?;
         store.pragma("temp_store", "file")?;
         Ok(store)
-    }
-
-    fn check_format(&self) -> Result<(), StoreError> {
-        let read =
-            |name| self.sql(self.connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)));
-        if read("application_id")? != sql::APPLICATION_ID {
-            return Err(StoreError::Foreign {
-                path: self.path.clone(),
-                why: "an SQLite file of another program",
-            });
-        }
-        match read("user_version")? {
-            FORMAT => Ok(()),
-            found if found < FORMAT => {
-                Err(StoreError::TooOld { path: self.path.clone(), found, known: FORMAT })
-            }
-            found => Err(StoreError::TooNew { path: self.path.clone(), found, known: FORMAT }),
-        }
     }
 
     fn statement(&self, query: &str) -> Result<CachedStatement<'_>, StoreError> {
@@ -561,25 +516,4 @@ impl Store {
 /// A number below 2^63, as SQLite has it.
 fn integer(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-/// `PRAGMA user_version` after all migrations.
-const FORMAT: i64 = sql::MIGRATIONS.len() as i64;
-
-/// Whether there is a file, after a look that never writes: a file that is there and is no SQLite file is refused.
-fn recognise(path: &Path) -> Result<bool, StoreError> {
-    let foreign = |why| Err(StoreError::Foreign { path: path.to_owned(), why });
-    let failed = |error: std::io::Error| StoreError::Failed { path: path.to_owned(), why: error.to_string() };
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(failed(error)),
-    };
-    let mut magic = [0; 16];
-    match file.read_exact(&mut magic) {
-        Ok(()) if &magic == b"SQLite format 3\0" => Ok(true),
-        Ok(()) => foreign("not an SQLite file"),
-        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => foreign("empty or cut off"),
-        Err(error) => Err(failed(error)),
-    }
 }

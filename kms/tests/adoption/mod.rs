@@ -30,7 +30,7 @@ fn generate(home: &Home, kind: &str, id: &str, more: &[&str]) {
 }
 
 /// The entries of one kind in the audit log.
-fn entries(home: &Home, kind: &str) -> Vec<Value> {
+pub fn entries(home: &Home, kind: &str) -> Vec<Value> {
     let output = home.run(&["audit", "export"]);
     done(&output);
     let lines = String::from_utf8(output.stdout).expect("text");

@@ -3,10 +3,11 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use crate::adoption::entries;
 use crate::daemon::{Home, done, refused};
 use assent_yubihsm_simulator::{Firmware, Settings, Simulator};
 use yubihsm::object::Label;
-use yubihsm::{Capability, Client, Connector, Credentials, Domain, HttpConfig, authentication};
+use yubihsm::{Capability, Client, Connector, Credentials, Domain, HttpConfig, asymmetric, authentication};
 
 const OWN_PASSWORD: &str = "correct horse";
 
@@ -81,6 +82,41 @@ fn a_kms_with_a_yubihsm_alone_makes_keys_is_examined_and_finds_who_else_uses_the
         home.json(&["key", "resume", "--key", "release"]);
         assert_eq!(simulator.sessions().refused, 0);
     }
+}
+
+#[test]
+fn a_key_that_was_on_the_device_before_is_taken_over() {
+    let (home, simulator) = set_up(Firmware::V2_4);
+    let before = somebody_else(&simulator);
+    let (label, sign) = (|| Label::from("old"), Capability::SIGN_ECDSA);
+    before
+        .generate_asymmetric_key(0x0a01, label(), Domain::DOM1, sign, asymmetric::Algorithm::EcP384)
+        .expect("generated");
+    before
+        .put_asymmetric_key(0x0a02, label(), Domain::DOM1, sign, asymmetric::Algorithm::EcP256, [7; 32])
+        .expect("imported");
+    before
+        .generate_asymmetric_key(
+            0x0a03,
+            label(),
+            Domain::DOM1,
+            Capability::DERIVE_ECDH,
+            asymmetric::Algorithm::EcP256,
+        )
+        .expect("generated");
+    drop(before);
+    let kms = home.serve();
+    let adopt = |name: &str, id: &str| home.run(&["key", "adopt", name, "--object-id", id]);
+    for (name, id) in [("generated", "0a01"), ("imported", "0a02")] {
+        done(&adopt(name, id));
+    }
+    refused(&adopt("other", "0a03"), 1, "not able to sign: it cannot be taken over");
+    refused(&adopt("none", "0a04"), 1, "no key pair with the id 0a04");
+    let adopted = entries(&home, "key-adopted");
+    assert_eq!(adopted[0]["alg"], "ES384");
+    assert_eq!(adopted[0]["doubts"], serde_json::json!([]));
+    assert_eq!(adopted[1]["doubts"], serde_json::json!(["generated in the token"]));
+    assert_eq!(kms.stop(), Some(0));
 }
 
 #[test]

@@ -28,28 +28,43 @@ pub(super) const PUBLIC_ATTRIBUTES: [[AttributeType; 2]; 2] = [
     [AttributeType::Modulus, AttributeType::PublicExponent],
 ];
 
-/// What generates a key pair of a kind, and the public half's template.
-pub(super) fn generation(kind: KeyKind) -> (Mechanism<'static>, Vec<Attribute>) {
-    let rsa = |bits: u64| {
-        let template = vec![
-            Attribute::ModulusBits(Ulong::new(bits)),
-            Attribute::PublicExponent(EXPONENT.to_vec()),
-            Attribute::Verify(true),
-            Attribute::Encrypt(false),
-            Attribute::Wrap(false),
-        ];
-        (Mechanism::RsaPkcsKeyPairGen, template)
+/// What generates a key pair of a kind: its mechanism, and what makes each half what it must be. Neither does anything but
+/// signatures.
+pub(super) struct Generation {
+    pub(super) mechanism: Mechanism<'static>,
+    pub(super) public: Vec<Attribute>,
+    pub(super) private: Vec<Attribute>,
+}
+
+pub(super) fn generation(kind: KeyKind) -> Generation {
+    let mut public = vec![Attribute::Verify(true)];
+    let mut private = vec![
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(false),
+        Attribute::Sign(true),
+        Attribute::Decrypt(false),
+        Attribute::Derive(false),
+    ];
+    let mechanism = match kind {
+        KeyKind::P256 | KeyKind::P384 => {
+            let parameters = if kind == KeyKind::P256 { &P256_PARAMETERS[..] } else { &P384_PARAMETERS };
+            public.push(Attribute::EcParams(parameters.to_vec()));
+            Mechanism::EccKeyPairGen
+        }
+        KeyKind::Rsa3072 | KeyKind::Rsa4096 => {
+            let bits = if kind == KeyKind::Rsa3072 { 3072 } else { 4096 };
+            public.extend([
+                Attribute::ModulusBits(Ulong::new(bits)),
+                Attribute::PublicExponent(EXPONENT.to_vec()),
+                Attribute::Encrypt(false),
+                Attribute::Wrap(false),
+            ]);
+            private.push(Attribute::Unwrap(false));
+            Mechanism::RsaPkcsKeyPairGen
+        }
     };
-    let on_curve = |parameters: &[u8]| {
-        let template = vec![Attribute::EcParams(parameters.to_vec()), Attribute::Verify(true)];
-        (Mechanism::EccKeyPairGen, template)
-    };
-    match kind {
-        KeyKind::P256 => on_curve(&P256_PARAMETERS),
-        KeyKind::P384 => on_curve(&P384_PARAMETERS),
-        KeyKind::Rsa3072 => rsa(3072),
-        KeyKind::Rsa4096 => rsa(4096),
-    }
+    Generation { mechanism, public, private }
 }
 
 /// The public key of these attributes; nothing if they are of a kind that is not known.

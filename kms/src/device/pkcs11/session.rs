@@ -10,7 +10,7 @@ use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHan
 use cryptoki::session::Session;
 use cryptoki::slot::{Limit, Slot, TokenInfo};
 
-use super::algorithm::{PUBLIC_ATTRIBUTES, generation, read_public, signing};
+use super::algorithm::{Generation, PUBLIC_ATTRIBUTES, generation, read_public, signing};
 use super::module::{Held, Module, Open};
 use super::reaction::{Reaction, from_call, reaction};
 use crate::device::{
@@ -239,15 +239,7 @@ impl Device for Pkcs11Device {
         let object = ObjectId::random()?;
         let id = object.as_bytes().to_vec();
         let named = [Attribute::Token(true), Attribute::Label(label.into()), Attribute::Id(id)];
-        let (mechanism, public) = generation(kind);
-        let private = [
-            Attribute::Private(true),
-            Attribute::Sensitive(true),
-            Attribute::Extractable(false),
-            Attribute::Sign(true),
-            Attribute::Decrypt(false),
-            Attribute::Derive(false),
-        ];
+        let Generation { mechanism, public, private } = generation(kind);
         let (public, private) = ([&named[..], &public].concat(), [&named[..], &private].concat());
         self.destroy_unfinished()?;
         self.unfinished().push(object);

@@ -1,7 +1,7 @@
 use assent_consensus::operational_key::{Algorithm, KeyKind, MessageDigest, VerificationKey};
 use assent_hsm_mock::{SoftHsmToken, with_token};
 use cryptoki::mechanism::Mechanism;
-use cryptoki::object::{Attribute, AttributeType, ObjectClass};
+use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass};
 
 use super::algorithm::P256_PARAMETERS;
 use super::*;
@@ -169,5 +169,19 @@ fn keys_of_every_kind_sign_by_every_algorithm_that_fits_them() {
             .collect();
         kinds.sort_unstable();
         assert_eq!(kinds, KeyKind::ALL);
+
+        // An RSA key could do more than sign.
+        let device = driver.open().expect("the token");
+        let rsa = [Attribute::Class(ObjectClass::PRIVATE_KEY), Attribute::KeyType(KeyType::RSA)];
+        let keys = device.call(|session| session.find_objects(&rsa)).expect("found");
+        assert_eq!(keys.len(), 2);
+        let types = [AttributeType::Sign, AttributeType::Decrypt, AttributeType::Unwrap];
+        for key in keys {
+            let can = device.call(|session| session.get_attributes(key, &types)).expect("read");
+            assert!(matches!(
+                can[..],
+                [Attribute::Sign(true), Attribute::Decrypt(false), Attribute::Unwrap(false)]
+            ));
+        }
     });
 }
