@@ -198,6 +198,9 @@ fn keys_of_every_algorithm_sign_files_and_stock_tools_verify_them() {
             assert_eq!(outcome, CaseOutcome::Done, "{key}");
             bundles.push(bundle_of(&deployment, &case).await?.1);
         }
+        let inherited = bundles.last().and_then(|path| path.to_str()).expect("UTF-8");
+        let verified = deployment.assent(&["verify", "--genesis", "node/genesis.json", inherited])?;
+        assert!(said(&verified).contains("it was adopted"), "{}", said(&verified));
         let verdicts = second_verifier::verdicts(&deployment.genesis_file(), &bundles)?;
         assert!(verdicts.iter().all(Result::is_ok), "{verdicts:?}");
         // And it looks at each signature: one of another file is none.
@@ -210,7 +213,13 @@ fn keys_of_every_algorithm_sign_files_and_stock_tools_verify_them() {
         }
         let verdicts = second_verifier::verdicts(&deployment.genesis_file(), &bundles)?;
         assert!(verdicts.iter().all(Result::is_err), "{verdicts:?}");
-        // Who holds genesis sees which key was not made for this deployment.
+        // Who votes and who verifies is told which key was not made for this deployment.
+        let (case, _) = desk.start_case("inherited-signing", "ci", "told", b"x").await?;
+        let request = desk.open_request(&case).await?.summary.request.to_string();
+        let key = deployment.directory().join("engineer-1.pem");
+        let vote = ["vote", &request, "--reject", "--yes", "--key", key.to_str().expect("UTF-8")];
+        let told = said(&deployment.assent(&vote)?);
+        assert!(told.contains("the key inherited signs by RS256; it was adopted"), "{told}");
         let adopted = desk.genesis().keys().iter().filter(|key| key.adopted);
         assert_eq!(adopted.map(|key| key.name.as_str()).collect::<Vec<_>>(), ["inherited"]);
         Ok(())

@@ -1,8 +1,9 @@
 //! How subjects, requests and cases are shown to people.
 
+use assent_consensus::genesis::Genesis;
 use assent_consensus::json::{self, Value};
 use assent_consensus::policy::{Explanation, NodeState};
-use assent_consensus::subject::Subject;
+use assent_consensus::subject::{Subject, Target};
 
 use crate::api::{CaseState, CaseView, DutyView, RequestState, RequestSummary};
 
@@ -10,10 +11,21 @@ use super::failure::Failure;
 use super::moment;
 use super::screen::{Screen, quoted};
 
+/// What an adopted key is, for whoever relies on its signatures.
+pub(super) const ADOPTED: &str = "it was adopted: nobody can say who else has a copy of it";
+
 /// The subject, in full: every member, and every member of its context.
 pub(super) fn subject(screen: &Screen, subject: &Subject) -> Result<(), Failure> {
     let value = Value::parse(&json::write(subject)).map_err(Failure::failed)?;
     members(screen, &value, 1)
+}
+
+/// What genesis says of the operational key that a subject is about.
+pub(super) fn key(screen: &Screen, genesis: &Genesis, subject: &Subject) -> Result<(), Failure> {
+    let Target::Key(name) = subject.target() else { return Ok(()) };
+    let Some(key) = genesis.key(name) else { return Ok(()) };
+    let origin = if key.adopted { format!("; {ADOPTED}") } else { String::new() };
+    screen.line(format!("  the key {name} signs by {}{origin}", key.key.algorithm()))
 }
 
 fn members(screen: &Screen, value: &Value, depth: usize) -> Result<(), Failure> {

@@ -163,9 +163,7 @@ fn summarise(
                 result.public_key.thumbprint()
             ))?;
             match key.is_some_and(|key| key.adopted) {
-                true => {
-                    screen.line("            which was adopted: nobody can say who else has a copy of it")
-                }
+                true => screen.line(format!("            {}", show::ADOPTED)),
                 false => Ok(()),
             }
         }

@@ -175,6 +175,7 @@ fn present(
     screen.line("")?;
     screen.line("what you are asked to approve")?;
     show::subject(screen, &vote_request.subject)?;
+    show::key(screen, genesis, &vote_request.subject)?;
     screen.line("")
 }
 
