@@ -75,7 +75,16 @@ impl FaultModule {
     /// # Errors
     /// [`FaultModuleError`]
     pub fn write_down_calls(&mut self) -> Result<(), FaultModuleError> {
+        self.write_down_calls_of(&[])
+    }
+
+    /// Writes down the calls of these functions alone; of all if none is named.
+    ///
+    /// # Errors
+    /// [`FaultModuleError`]
+    pub fn write_down_calls_of(&mut self, functions: &[&str]) -> Result<(), FaultModuleError> {
         self.lasting.calls = Some(self.calls.clone());
+        self.lasting.calls_of = functions.iter().map(ToString::to_string).collect();
         self.lift()
     }
 

@@ -6,9 +6,10 @@ use assent_fault_module::SCRIPT_VARIABLE;
 
 use crate::SoftHsmToken;
 use crate::fault_module::SCRIPT_FILE;
+use crate::other_modules::{KRYOPTIC_FILE, KRYOPTIC_VARIABLE, P11_KIT_HOME, P11_KIT_VARIABLE};
 
 /// Runs a test's body in a process of its own whose `SOFTHSM2_CONF` is a fresh token's, and whose
-/// fault-injecting module, if it loads that, reads the script in the token's directory.
+/// fault-injecting module, p11-kit's proxy and Kryoptic, if it loads one, read their files in the token's directory.
 ///
 /// A process cannot change its own environment safely, and SoftHSM reads it just once. So the test
 /// makes the token, starts its own executable again for this one test, and only there runs the body;
@@ -54,6 +55,8 @@ pub fn run_with_token(label: &str, here: &str, body: impl FnOnce(&SoftHsmToken))
         .args(["--exact", &test, "--nocapture", "--include-ignored"])
         .env("SOFTHSM2_CONF", token.config())
         .env(SCRIPT_VARIABLE, token.directory().join(SCRIPT_FILE))
+        .env(P11_KIT_VARIABLE, token.directory().join(P11_KIT_HOME))
+        .env(KRYOPTIC_VARIABLE, token.directory().join(KRYOPTIC_FILE))
         .env(TEST_VARIABLE, &test)
         .env(DIRECTORY_VARIABLE, token.directory())
         .env(SERIAL_VARIABLE, token.serial())

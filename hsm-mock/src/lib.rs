@@ -34,12 +34,17 @@
 mod fault_module;
 mod in_process;
 mod module;
+mod other_modules;
 mod soft_hsm;
 mod softhsm2_util;
 
-pub use assent_fault_module::{Fault, GOOGLE_ALGORITHM, Latency, Vendor, What, code_name, code_of};
+pub use assent_fault_module::{
+    Fault, GOOGLE_ALGORITHM, LENGTH_OF_SIGNATURE, Latency, SESSION_COUNT, Script, Vendor, What, code_name,
+    code_of,
+};
 pub use fault_module::{Call, FaultModule, FaultModuleError};
 #[doc(hidden)]
 pub use in_process::run_with_token;
 pub use module::find_module;
+pub use other_modules::{P11KitProxy, find_kryoptic, kryoptic_configuration};
 pub use soft_hsm::{SoftHsmToken, TokenError};

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use toml::de::DeTable;
 
 use crate::device::CALL_TIMEOUT;
+use crate::device::pkcs11::{AlgorithmAttribute, KeyTemplate};
 use crate::device::yubihsm::{LOG_POLL, OWN_SESSIONS};
 
 /// Where the configuration is if no other file is named.
@@ -53,6 +54,9 @@ const ALIKE: f64 = 0.7;
 /// pin_file = "pin"               # readable by this user alone; default: the systemd credential assent-kms-pin-NAME
 /// sessions = 8                   # signatures at the same time; default
 /// call_timeout = "10s"           # after which a call that does not return is given up; 12 times that for making a key; default
+/// key_template = "full"          # or "label-only", where the token fills in the rest itself; default
+/// algorithm_attribute = { type = 0x8001e101, p256 = 12 }   # of the maker's own; default: none
+/// epoch_file = "/mnt/other/epoch"   # on another disk than the database, if the token takes no data objects; default: none
 ///
 /// [[device]]
 /// name = "second"
@@ -115,6 +119,13 @@ pub enum DriverConfig {
         module: PathBuf,
         /// The token's `pkcs11:` URI.
         token: String,
+        /// What the templates of a key pair say.
+        #[serde(default)]
+        key_template: KeyTemplate,
+        /// An attribute of the maker's that says the algorithm of a private key.
+        algorithm_attribute: Option<AlgorithmAttribute>,
+        /// Where the epoch mark is, if the token takes no data objects.
+        epoch_file: Option<PathBuf>,
     },
     /// A YubiHSM 2.
     #[serde(rename = "yubihsm")]
@@ -136,16 +147,16 @@ pub enum DriverConfig {
 impl DriverConfig {
     /// The words for `driver`, each with the keys that it takes beside those of every device.
     const KEYS: [(&str, &[&str]); 2] = [
-        ("pkcs11", &["module", "token"]),
+        ("pkcs11", &["module", "token", "key_template", "algorithm_attribute", "epoch_file"]),
         ("yubihsm", &["connector", "serial", "authentication_key", "wrap_key", "log_poll"]),
     ];
 
     fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
-        match self {
-            DriverConfig::Pkcs11 { module, .. } => Some(module),
-            DriverConfig::YubiHsm { .. } => None,
-        }
-        .into_iter()
+        let paths = match self {
+            DriverConfig::Pkcs11 { module, epoch_file, .. } => [Some(module), epoch_file.as_mut()],
+            DriverConfig::YubiHsm { .. } => [None, None],
+        };
+        paths.into_iter().flatten()
     }
 
     /// How many sessions such a device has for a KMS.
@@ -231,6 +242,15 @@ impl Config {
         let paths = [state_directory, socket, admin_socket].into_iter().chain(of_devices);
         for relative in paths {
             *relative = base.join(&*relative);
+        }
+        for device in &config.devices {
+            if let DriverConfig::Pkcs11 { epoch_file: Some(file), .. } = &device.driver
+                && file.starts_with(&config.state_directory)
+            {
+                let why = "`epoch_file` must be outside of `state_directory`, on another disk: what puts one back to an older \
+                           state must not put back both";
+                return Err(wrong(0, why));
+            }
         }
         Ok(config)
     }
@@ -369,7 +389,7 @@ mod tests {
         let error = parse(&format!("{SMALLEST}qqq = 1")).expect_err("refused");
         assert!(
             error.contains(
-                "these are known: `name`, `driver`, `pin_file`, `sessions`, `call_timeout`, `module`, `token`"
+                "these are known: `name`, `driver`, `pin_file`, `sessions`, `call_timeout`, `module`, `token`, `key_template`, `algorithm_attribute`, `epoch_file`"
             ),
             "{error}"
         );

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use crate::admin::{self, Admin};
 use crate::audit::Entry;
 use crate::config::{Config, DeviceConfig, DriverConfig};
-use crate::device::pkcs11::Pkcs11Driver;
+use crate::device::pkcs11::{Pkcs11Driver, Profile};
 use crate::device::yubihsm::{LogKeeper, YubiHsmDriver, YubiHsmSettings};
 use crate::device::{Device, DeviceError, Devices, Driver, EpochMark, Pool};
 use crate::device_log::DeviceLog;
@@ -89,7 +89,14 @@ pub fn driver(
 ) -> Result<Arc<dyn Driver>, DaemonError> {
     let pin = pin(config, device)?;
     Ok(match &device.driver {
-        DriverConfig::Pkcs11 { module, token } => Arc::new(Pkcs11Driver::new(module, token, pin)?),
+        DriverConfig::Pkcs11 { module, token, key_template, algorithm_attribute, epoch_file } => {
+            let profile = Profile {
+                key_template: *key_template,
+                algorithm_attribute: *algorithm_attribute,
+                epoch_file: epoch_file.clone(),
+            };
+            Arc::new(Pkcs11Driver::new(module, token, pin, profile)?)
+        }
         DriverConfig::YubiHsm { connector, serial, authentication_key, wrap_key, log_poll } => {
             let settings = YubiHsmSettings {
                 connector: connector.clone(),

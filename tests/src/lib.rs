@@ -7,6 +7,7 @@
 //! | [`chance`] | numbers by chance that a seed repeats |
 //! | [`crash`] | the hunt for what `kill -9` of node or KMS breaks |
 //! | [`deployment`] | a whole deployment of the real programs: token, KMS, node, people |
+//! | [`faults`] | the hunt for what a device that fails does to the KMS |
 //! | [`program`] | where the real programs are |
 //! | [`rules`] | the hunt for policies whose ballots two evaluators count differently |
 //! | [`scripted`] | a second implementation of the agent's side, which a test can make hostile |
@@ -17,6 +18,7 @@ pub mod campaign;
 pub mod chance;
 pub mod crash;
 pub mod deployment;
+pub mod faults;
 pub mod program;
 pub mod rules;
 pub mod scripted;

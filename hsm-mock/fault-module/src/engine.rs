@@ -4,7 +4,8 @@ use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::AtomicI64;
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::script::{Script, ScriptError, Vendor, What};
@@ -16,6 +17,13 @@ pub(crate) struct Engine {
     state: Mutex<State>,
     /// Held over what a device does that does one thing at a time.
     turn: Mutex<()>,
+    /// Held for reading over each call of the real module, and for writing over what ends sessions or logins of other
+    /// threads behind their backs: SoftHSM does not survive that in the middle of their calls.
+    pub(crate) in_real: RwLock<()>,
+    /// How many calls have not returned.
+    pub(crate) calls: AtomicI64,
+    /// How many sessions of the real module are open.
+    pub(crate) sessions: AtomicI64,
 }
 
 struct State {
@@ -49,7 +57,14 @@ impl Engine {
         let version = version(&path)?;
         let script = Script::read(&path)?;
         let state = Mutex::new(State::new(script, version)?);
-        Ok(Engine { path, state, turn: Mutex::default() })
+        Ok(Engine {
+            path,
+            state,
+            turn: Mutex::default(),
+            in_real: RwLock::default(),
+            calls: AtomicI64::new(0),
+            sessions: AtomicI64::new(0),
+        })
     }
 
     /// The real module.
@@ -98,7 +113,11 @@ impl Engine {
 
     /// Writes down a call.
     pub(crate) fn note(&self, function: &str, code: u64, data: Option<&[u8]>) {
-        if let Some(calls) = &self.state().calls {
+        let state = self.state();
+        let of = &state.script.calls_of;
+        if let Some(calls) = &state.calls
+            && (of.is_empty() || of.iter().any(|wanted| wanted == function))
+        {
             let mut line = format!("{function} {}", code_name(code));
             if let Some(data) = data {
                 line.push(' ');

@@ -2,6 +2,7 @@
 #![allow(non_snake_case)]
 
 use std::ffi::c_void;
+use std::sync::atomic::Ordering;
 use std::{ptr, slice};
 
 use cryptoki_sys::*;
@@ -37,6 +38,10 @@ pub unsafe extern "C" fn C_GetFunctionList(list: *mut *mut CK_FUNCTION_LIST) -> 
 /// The name under which a script means the call of `C_Sign` that asks only for the signature's length.
 pub const LENGTH_OF_SIGNATURE: &str = "C_Sign:length";
 
+/// The name under which the number of the real module's open sessions is written down, in hexadecimal, after each that is
+/// opened.
+pub const SESSION_COUNT: &str = "sessions";
+
 /// A call that is to be made.
 struct Call<'c> {
     function: &'static str,
@@ -56,6 +61,24 @@ fn answer(
     refused: &dyn Fn(&Wrapped, Vendor) -> Option<CK_RV>,
 ) -> CK_RV {
     let Some(wrapped) = wrapped() else { return CKR_CRYPTOKI_NOT_INITIALIZED };
+    let others = wrapped.engine.calls.fetch_add(1, Ordering::SeqCst);
+    if call.function == "C_Finalize" && others > 0 {
+        // Undefined by the standard (PKCS#11 v2.40 section 5.4): whoever does it must not live on as if nothing was.
+        complain(&format!("C_Finalize was called while {others} other calls had not returned"));
+        std::process::abort();
+    }
+    let code = answer_to(wrapped, call, real, finish, refused);
+    wrapped.engine.calls.fetch_sub(1, Ordering::SeqCst);
+    code
+}
+
+fn answer_to(
+    wrapped: &Wrapped,
+    call: &Call<'_>,
+    real: &dyn Fn(&Wrapped, &Decision) -> CK_RV,
+    finish: &dyn Fn(&Wrapped),
+    refused: &dyn Fn(&Wrapped, Vendor) -> Option<CK_RV>,
+) -> CK_RV {
     let decision = match wrapped.engine.decide(call.function) {
         Ok(decision) => decision,
         Err(error) => {
@@ -88,8 +111,12 @@ fn decided(
         if call.is_work && !decision.latency.is_zero() {
             std::thread::sleep(decision.latency);
         }
+        let in_real = wrapped.engine.in_real.read();
         let code = real(wrapped, decision);
-        drop(turn);
+        drop((in_real, turn));
+        if code == CKR_OK {
+            count_sessions(wrapped, call.function);
+        }
         code
     };
     let named = |code: &str| code_of(code).unwrap_or(CKR_GENERAL_ERROR);
@@ -113,24 +140,44 @@ fn decided(
             pass()
         }
         Some(What::DropSession) => {
-            if let (Some(session), Some(close)) = (call.session, wrapped.real.C_CloseSession) {
+            if let (Some(session), Some(close)) = (call.session, wrapped.real.C_CloseSession)
                 // SAFETY: it takes a number, of a session or not.
-                unsafe { close(session) };
+                && unsafe { close(session) } == CKR_OK
+            {
+                count_sessions(wrapped, "C_CloseSession");
             }
             pass()
         }
         Some(What::LogOut) => {
+            let alone = wrapped.engine.in_real.write();
             if let (Some(session), Some(logout)) = (call.session, wrapped.real.C_Logout) {
                 // SAFETY: it takes a number, of a session or not.
                 unsafe { logout(session) };
             }
+            drop(alone);
             pass()
         }
         Some(What::RemoveToken) => {
+            let _alone = wrapped.engine.in_real.write();
             close_all_sessions(wrapped);
+            count_sessions(wrapped, "C_CloseAllSessions");
             wrapped.engine.remove_token();
             without_token(call.function).unwrap_or_else(|| real(wrapped, decision))
         }
+    }
+}
+
+/// Keeps count of the real module's sessions: SoftHSM does not say how many there are.
+fn count_sessions(wrapped: &Wrapped, function: &str) {
+    let sessions = &wrapped.engine.sessions;
+    match function {
+        "C_OpenSession" => {
+            let count = sessions.fetch_add(1, Ordering::Relaxed) + 1;
+            wrapped.engine.note(SESSION_COUNT, CKR_OK, Some(&count.to_be_bytes()));
+        }
+        "C_CloseSession" => drop(sessions.fetch_sub(1, Ordering::Relaxed)),
+        "C_CloseAllSessions" | "C_Finalize" | "C_Initialize" => sessions.store(0, Ordering::Relaxed),
+        _ => {}
     }
 }
 

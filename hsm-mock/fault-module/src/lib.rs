@@ -22,7 +22,7 @@ mod script;
 mod vendor;
 
 pub use codes::{code_name, code_of};
-pub use exports::{FUNCTIONS, LENGTH_OF_SIGNATURE};
+pub use exports::{FUNCTIONS, LENGTH_OF_SIGNATURE, SESSION_COUNT};
 pub use script::{Fault, Latency, Script, ScriptError, Vendor, What};
 pub use vendor::GOOGLE_ALGORITHM;
 

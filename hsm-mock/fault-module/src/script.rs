@@ -16,6 +16,9 @@ pub struct Script {
     /// The file to which a line is written for each call.
     #[serde(default)]
     pub calls: Option<PathBuf>,
+    /// The functions whose calls are written there; all if it is empty.
+    #[serde(default)]
+    pub calls_of: Vec<String>,
     /// How slow the device is.
     #[serde(default)]
     pub latency: Latency,
@@ -131,6 +134,7 @@ impl Script {
         Script {
             module: module.into(),
             calls: None,
+            calls_of: Vec::new(),
             latency: Latency::AsIs,
             vendor: None,
             faults: Vec::new(),

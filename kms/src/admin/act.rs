@@ -176,10 +176,10 @@ impl Admin {
         let pool = self.devices.get(&device)?;
         let version = KeyVersion::first();
         let label = match &name {
-            KeyName::Contract(name) => format!("assent contract {name} v{version}"),
-            KeyName::Operational(name) => format!("assent key {name} v{version}"),
+            KeyName::Contract(name) => format!("assent-contract-{name}-v{version}"),
+            KeyName::Operational(name) => format!("assent-key-{name}-v{version}"),
         };
-        let (object, public_key) = pool.run_slow(move |device| device.generate(&label, kind)).await?;
+        let (object, public_key) = pool.generate(label, kind).await?;
         let created = (self.clock)();
         let key = NewKey {
             device: device.clone(),

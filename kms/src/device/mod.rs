@@ -6,6 +6,7 @@
 //! ```
 
 mod devices;
+mod epoch_file;
 mod low_s;
 pub mod pkcs11;
 mod pool;

@@ -1,8 +1,10 @@
 //! `assent-campaign`: long hunts for what no example would show. `scripts/campaign` builds and runs it.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use assent_tests::{chance, crash, rules};
+use assent_tests::{chance, crash, faults, rules};
 use clap::{Args, Parser, Subcommand};
 
 /// Long hunts; each ends with "N passed, N failed", and says how to repeat what failed
@@ -19,6 +21,17 @@ enum Campaign {
     Rules(#[command(flatten)] Extent),
     /// `kill -9` of node or KMS at random moments of running cases, and a restart
     Crash(#[command(flatten)] Extent),
+    /// A PKCS#11 module that fails: every return code of every function once, or with --count, signatures under faults by chance
+    Faults {
+        #[command(flatten)]
+        extent: Extent,
+        /// For how many minutes at least, if --count is given
+        #[arg(long, default_value_t = 0)]
+        minutes: u64,
+        /// Where the table of every return code is written
+        #[arg(long, value_name = "FILE", default_value = "target/fault-matrix.md")]
+        table: PathBuf,
+    },
 }
 
 #[derive(Args)]
@@ -45,6 +58,10 @@ fn main() -> ExitCode {
     let ended = match Arguments::parse().campaign {
         Campaign::Rules(extent) => rules::run(extent.count(1_000), extent.seed()),
         Campaign::Crash(extent) => crash::run(extent.count(50), extent.seed()),
+        Campaign::Faults { extent, minutes, table } => match extent.count {
+            Some(count) => faults::soak::run(count, Duration::from_secs(60 * minutes), extent.seed()),
+            None => faults::matrix::run(&table),
+        },
     };
     ended.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

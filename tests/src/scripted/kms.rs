@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use assent_consensus::jwk::PublicKey;
 use assent_consensus::message::RequestId;
-use assent_hsm_mock::SoftHsmToken;
+use assent_hsm_mock::{FaultModule, SoftHsmToken};
 use rusqlite::{Connection as Database, OpenFlags};
 use serde_json::Value;
 
@@ -26,7 +26,27 @@ const LOOK: Duration = Duration::from_millis(10);
 pub struct Kms {
     home: tempfile::TempDir,
     token: SoftHsmToken,
+    faults: Option<FaultModule>,
     daemon: Option<Child>,
+}
+
+/// What the KMS is given beside its token.
+#[derive(Clone, Copy, Debug)]
+pub struct Equipment {
+    /// How many sessions it uses.
+    pub sessions: usize,
+    /// After how long a call is given up, such as `10s`.
+    pub call_timeout: &'static str,
+    /// After how many signatures the epoch is advanced.
+    pub epoch_signatures: u64,
+    /// Whether the fault-injecting module stands before the token.
+    pub has_faults: bool,
+}
+
+impl Default for Equipment {
+    fn default() -> Equipment {
+        Equipment { sessions: 8, call_timeout: "10s", epoch_signatures: 1_000, has_faults: false }
+    }
 }
 
 /// What an audit log holds.
@@ -46,17 +66,31 @@ impl Kms {
     /// # Errors
     /// SoftHSM or a program of ours is missing, or the daemon does not come up.
     pub fn start() -> Result<Kms> {
+        Kms::start_with(Equipment::default())
+    }
+
+    /// The same with other equipment.
+    ///
+    /// # Errors
+    /// As [`start`](Kms::start); the fault-injecting module is not built.
+    pub fn start_with(equipment: Equipment) -> Result<Kms> {
         let token = SoftHsmToken::create("scripted")?;
+        let faults = equipment.has_faults.then(|| FaultModule::over(token.module(), token.directory()));
+        let faults = faults.transpose()?;
+        let module = faults.as_ref().map_or(token.module(), FaultModule::module);
+        let Equipment { sessions, call_timeout, epoch_signatures, .. } = equipment;
         let home = tempfile::Builder::new().prefix("assent-kms-").tempdir()?;
         let config = format!(
-            "state_directory = \"state\"\nsocket = \"kms.sock\"\nadmin_socket = \"admin.sock\"\n\n[[device]]\nname = \"main\"\n\
-             driver = \"pkcs11\"\nmodule = \"{}\"\ntoken = \"{}\"\npin_file = \"{}\"\nsessions = 8\n",
-            token.module().display(),
+            "state_directory = \"state\"\nsocket = \"kms.sock\"\nadmin_socket = \"admin.sock\"\n\
+             epoch_signatures = {epoch_signatures}\n\n[[device]]\nname = \"main\"\n\
+             driver = \"pkcs11\"\nmodule = \"{}\"\ntoken = \"{}\"\npin_file = \"{}\"\nsessions = {sessions}\n\
+             call_timeout = \"{call_timeout}\"\n",
+            module.display(),
             token.uri(),
             token.pin_file().display(),
         );
         fs::write(home.path().join("kms.toml"), config)?;
-        let mut kms = Kms { home, token, daemon: None };
+        let mut kms = Kms { home, token, faults, daemon: None };
         kms.run(&["init"])?;
         kms.serve()?;
         Ok(kms)
@@ -67,7 +101,15 @@ impl Kms {
     /// # Errors
     /// As [`start`](Kms::start); a command fails.
     pub fn deploy(plans: &[Plan]) -> Result<(Kms, Deployment)> {
-        let kms = Kms::start()?;
+        Kms::deploy_with(plans, Equipment::default())
+    }
+
+    /// The same with other equipment.
+    ///
+    /// # Errors
+    /// As [`deploy`](Kms::deploy).
+    pub fn deploy_with(plans: &[Plan], equipment: Equipment) -> Result<(Kms, Deployment)> {
+        let kms = Kms::start_with(equipment)?;
         let mut keys = DeploymentKeys::default();
         for plan in plans {
             keys.contracts.insert(plan.contract, kms.create_key("--contract", plan.contract)?);
@@ -105,6 +147,19 @@ impl Kms {
     /// The token.
     pub fn token(&self) -> &SoftHsmToken {
         &self.token
+    }
+
+    /// The module that stands before the token, if there is one.
+    pub fn faults(&mut self) -> Option<&mut FaultModule> {
+        self.faults.as_mut()
+    }
+
+    /// Has nothing go wrong any more.
+    ///
+    /// # Errors
+    /// The script cannot be written.
+    pub fn lift_faults(&self) -> Result<()> {
+        Ok(self.faults.as_ref().map_or(Ok(()), FaultModule::lift)?)
     }
 
     /// The directory on whose file system the KMS keeps its state.
@@ -189,6 +244,16 @@ impl Kms {
         Ok(counts)
     }
 
+    /// The database's epoch.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn epoch(&self) -> Result<i64> {
+        let file = self.home.path().join("state/kms.sqlite");
+        let database = Database::open_with_flags(&file, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        Ok(database.query_row("SELECT epoch FROM kms", [], |row| row.get(0))?)
+    }
+
     fn create_key(&self, kind: &str, key: &str) -> Result<PublicKey> {
         let file = self.home.path().join("key.jwk");
         let path = file.display().to_string();
@@ -199,17 +264,20 @@ impl Kms {
     }
 
     fn command(&self, arguments: &[&str]) -> Result<Command> {
+        let faults = self.faults.as_ref().map(FaultModule::variable);
         let mut command = Command::new(program::find("assent-kms")?);
         command
             .args(arguments)
             .arg("--config")
             .arg(self.home.path().join("kms.toml"))
             .env("SOFTHSM2_CONF", self.token.config())
+            .envs(faults)
             .stdin(Stdio::null());
         Ok(command)
     }
 
-    fn log(&self) -> PathBuf {
+    /// What the daemon says is written there.
+    pub fn log(&self) -> PathBuf {
         self.home.path().join("kms.log")
     }
 }

@@ -15,7 +15,7 @@ use assent_consensus::time::UnixMillis;
 
 use super::Key;
 
-/// How many events a block has if there are many.
+/// How many events a block has if there are many, unless a test wants others.
 const BLOCK_EVENTS: usize = 64;
 
 /// One log with its single validator.
@@ -25,6 +25,8 @@ pub struct Log {
     pub chain: Name,
     /// Who signs its blocks.
     pub validator: Key,
+    /// How many events a block has if there are many.
+    pub block_events: usize,
     blocks: Vec<Block>,
     ids: Vec<Digest>,
     frontier: Frontier,
@@ -50,12 +52,31 @@ impl Log {
     /// An empty log.
     pub fn new(deployment: DeploymentId, chain: Name, validator: Key) -> Log {
         let (blocks, ids, frontier) = (Vec::new(), Vec::new(), Frontier::default());
-        Log { deployment, chain, validator, blocks, ids, frontier }
+        Log { deployment, chain, validator, block_events: BLOCK_EVENTS, blocks, ids, frontier }
     }
 
     /// The newest block's height; 0 if there is none.
     pub fn height(&self) -> u64 {
         self.blocks.len() as u64
+    }
+
+    /// The newest header, as the KMS trusts it once it has seen it.
+    ///
+    /// # Panics
+    /// If there is no block.
+    pub fn tip(&self) -> TrustedHeader {
+        TrustedHeader {
+            height: Integer::saturating(self.height()),
+            id: self.block(self.height()).header.id(),
+        }
+    }
+
+    /// Lets go of the events of all blocks but the newest `kept`: nothing is proven of them any more.
+    pub fn forget_events(&mut self, kept: usize) {
+        let old = self.blocks.len().saturating_sub(kept);
+        for block in self.blocks[..old].iter_mut().rev().take_while(|block| !block.events.is_empty()) {
+            (block.events, block.leaves) = (Vec::new(), Vec::new());
+        }
     }
 
     /// Makes a block of these events, and says where each is.
@@ -87,7 +108,9 @@ impl Log {
 
     /// Makes as many blocks of these events as a busy ledger would, and says where each is.
     pub fn tell_all(&mut self, time: UnixMillis, events: Vec<EventBytes>) -> Vec<Place> {
-        events.chunks(BLOCK_EVENTS).flat_map(|events| self.tell(time, events.to_vec())).collect()
+        let blocks: Vec<Vec<EventBytes>> =
+            events.chunks(self.block_events).map(<[EventBytes]>::to_vec).collect();
+        blocks.into_iter().flat_map(|events| self.tell(time, events)).collect()
     }
 
     /// The newest header, tied to the one that is trusted.

@@ -20,7 +20,7 @@ pub use case::{Case, Decided, Opened};
 pub use connection::{Answer, Connection};
 pub use deployment::{Deployment, DeploymentKeys, Plan};
 pub use key::Key;
-pub use kms::{AuditCounts, Kms};
+pub use kms::{AuditCounts, Equipment, Kms};
 pub use log::{Log, Place};
 
 use std::time::{SystemTime, UNIX_EPOCH};

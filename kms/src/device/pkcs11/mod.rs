@@ -2,6 +2,7 @@
 
 mod algorithm;
 mod module;
+mod profile;
 mod reaction;
 mod session;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use module::{Module, Open};
 use reaction::{Reaction, from_call, reaction};
 use session::{Pkcs11Device, Unfinished};
 
+pub use profile::{AlgorithmAttribute, KeyTemplate, Profile};
 pub use session::OBJECT_LIMIT;
 
 /// How long a session waits for others: for one that logs in, or for calls that keep the module from being initialised anew.
@@ -38,6 +40,7 @@ pub struct Pkcs11Driver {
     /// Tells this driver from the others of this process.
     number: u64,
     login: LoginTurn,
+    profile: Arc<Profile>,
     unfinished: Unfinished,
 }
 
@@ -53,7 +56,12 @@ impl Pkcs11Driver {
     ///
     /// # Errors
     /// [`DeviceError::Setup`], if the URI does not name a token.
-    pub fn new(path: &Path, uri: &str, pin: PinSource) -> Result<Pkcs11Driver, DeviceError> {
+    pub fn new(
+        path: &Path,
+        uri: &str,
+        pin: PinSource,
+        profile: Profile,
+    ) -> Result<Pkcs11Driver, DeviceError> {
         let uri: KeyUri = uri
             .parse()
             .map_err(|error| DeviceError::Setup(format!("`token` in the configuration: {error}")))?;
@@ -72,6 +80,7 @@ impl Pkcs11Driver {
             module: Module::shared(path),
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             login: LoginTurn::default(),
+            profile: Arc::new(profile),
             unfinished: Unfinished::default(),
         })
     }
@@ -88,7 +97,8 @@ impl Pkcs11Driver {
         }
         let session = visit.context().open_rw_session(slot).map_err(|error| self.failed(&error))?;
         // From here on it is closed whatever happens.
-        let device = Pkcs11Device::new(Open { session, visit }, slot, self.unfinished.clone());
+        let device =
+            Pkcs11Device::new(Open { session, visit }, slot, self.profile.clone(), self.unfinished.clone());
         device.log_in(|session| self.login(session, &token))?;
         Ok(device)
     }
@@ -153,7 +163,10 @@ impl Pkcs11Driver {
         let pin = self.pin.begin(token.user_pin_count_low())?;
         match session.login(UserType::User, Some(&pin)) {
             Ok(()) => Ok(self.pin.was_right()?),
-            Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(self.pin.was_not_tried()?),
+            Err(error @ Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {
+                self.pin.was_not_tried()?;
+                if is_in()? { Ok(()) } else { Err(DeviceError::Gone(words(&error))) }
+            }
             Err(Error::Pkcs11(RvError::PinIncorrect | RvError::PinInvalid | RvError::PinLenRange, _)) => {
                 self.pin.was_wrong()?;
                 Err(DeviceError::Pin(format!(
@@ -203,7 +216,8 @@ impl Driver for Pkcs11Driver {
     fn connect(&self) -> Result<Box<dyn Device>, DeviceError> {
         match self.open() {
             // Modules see new tokens, and ones that came back, only when they are initialised again.
-            Err(DeviceError::Gone(_)) => {
+            // Sessions that a token lost count of end with it too.
+            Err(DeviceError::Gone(_) | DeviceError::Full(_)) => {
                 self.module.must_restart_if_unused();
                 Ok(Box::new(self.open()?))
             }

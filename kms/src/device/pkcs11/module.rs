@@ -157,7 +157,10 @@ impl Module {
                 }
                 Phase::Running => {
                     state = self.take_idle_sessions(state);
-                    state = if state.visits == 0 { self.stop(state) } else { self.wait(state, by)? };
+                    // Somebody else may have done all of it meanwhile.
+                    if state.phase == Phase::Running && self.is_to_restart() {
+                        state = if state.visits == 0 { self.stop(state) } else { self.wait(state, by)? };
+                    }
                 }
                 Phase::Stopped => state = self.start(state, path)?,
                 Phase::Changing => state = self.wait(state, by)?,

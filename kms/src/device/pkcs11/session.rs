@@ -1,20 +1,22 @@
 //! One session with a PKCS#11 token.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use assent_consensus::operational_key::{
     Algorithm, KeyKind, MessageDigest, OperationalPublicKey, RawSignature,
 };
 use cryptoki::error::Result as CallResult;
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
-use cryptoki::session::Session;
+use cryptoki::session::{Session, SessionState};
 use cryptoki::slot::{Limit, Slot, TokenInfo};
 
 use super::algorithm::{Generation, PUBLIC_ATTRIBUTES, generation, read_public, signing};
 use super::module::{Held, Module, Open};
+use super::profile::{KeyTemplate, Profile};
 use super::reaction::{Reaction, from_call, reaction};
 use crate::device::{
-    Adoptable, Device, DeviceError, DeviceInfo, DeviceKey, EpochMark, ObjectId, read_mark, write_mark,
+    Adoptable, Device, DeviceError, DeviceInfo, DeviceKey, EpochMark, ObjectId, epoch_file, read_mark,
+    write_mark,
 };
 
 /// The most objects of one kind that are looked at.
@@ -61,12 +63,30 @@ pub(super) struct Pkcs11Device {
     slot: Slot,
     /// Handles of private keys that were used, so that no search comes before a signature.
     handles: Vec<(ObjectId, ObjectHandle)>,
+    profile: Arc<Profile>,
     unfinished: Unfinished,
+}
+
+/// By what a key pair is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Sought {
+    Id(ObjectId),
+    /// Where the token chooses the id.
+    Label(String),
+}
+
+impl Sought {
+    fn attribute(&self) -> Attribute {
+        match self {
+            Sought::Id(object) => Attribute::Id(object.as_bytes().to_vec()),
+            Sought::Label(label) => Attribute::Label(label.as_bytes().to_vec()),
+        }
+    }
 }
 
 /// Key pairs of which it is not known whether they were made: the call did not come back with an answer. They are looked
 /// for, and destroyed, before the next pair is made.
-pub(super) type Unfinished = Arc<Mutex<Vec<ObjectId>>>;
+pub(super) type Unfinished = Arc<Mutex<Vec<Sought>>>;
 
 impl Drop for Pkcs11Device {
     fn drop(&mut self) {
@@ -75,9 +95,9 @@ impl Drop for Pkcs11Device {
 }
 
 impl Pkcs11Device {
-    pub(super) fn new(open: Open, slot: Slot, unfinished: Unfinished) -> Pkcs11Device {
+    pub(super) fn new(open: Open, slot: Slot, profile: Arc<Profile>, unfinished: Unfinished) -> Pkcs11Device {
         let module = open.visit.module().clone();
-        Pkcs11Device { held: module.hold(open), module, slot, handles: Vec::new(), unfinished }
+        Pkcs11Device { held: module.hold(open), module, slot, handles: Vec::new(), profile, unfinished }
     }
 
     /// Calls the module with the session. What is done about an error is [`reaction`]'s to say.
@@ -114,11 +134,15 @@ impl Pkcs11Device {
         result.map_err(|error| from_call(&error))
     }
 
-    /// An empty search of a token that is gone is no answer: it is asked whether it is there.
+    /// An empty search of a token that is gone, or to which nobody is logged in any more, is no answer: it is asked.
     fn find(&self, template: &[Attribute]) -> Result<Vec<ObjectHandle>, DeviceError> {
         let found = self.call(|session| session.find_objects(template))?;
         if found.is_empty() {
-            self.probe()?;
+            let token = self.probe()?;
+            let state = self.call(Session::get_session_info)?.session_state();
+            if token.login_required() && !matches!(state, SessionState::RoUser | SessionState::RwUser) {
+                return Err(DeviceError::Gone("the session is logged in no more".into()));
+            }
         }
         Ok(found.into_iter().take(OBJECT_LIMIT).collect())
     }
@@ -128,7 +152,57 @@ impl Pkcs11Device {
     }
 
     fn pair(&self, class: ObjectClass, object: ObjectId) -> Result<Vec<ObjectHandle>, DeviceError> {
-        self.find(&[Attribute::Class(class), Attribute::Id(object.as_bytes().to_vec())])
+        self.sought(class, &Sought::Id(object))
+    }
+
+    fn sought(&self, class: ObjectClass, sought: &Sought) -> Result<Vec<ObjectHandle>, DeviceError> {
+        self.find(&[Attribute::Class(class), sought.attribute()])
+    }
+
+    fn destroy_sought(&self, sought: &Sought) -> Result<(), DeviceError> {
+        for class in [ObjectClass::PRIVATE_KEY, ObjectClass::PUBLIC_KEY] {
+            for handle in self.sought(class, sought)? {
+                self.call(|session| session.destroy_object(handle))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The templates of a pair, public half first, and by what the pair is found.
+    fn templates(
+        &self,
+        label: &str,
+        kind: KeyKind,
+        public: Vec<Attribute>,
+        private: Vec<Attribute>,
+    ) -> Result<(Vec<Attribute>, Vec<Attribute>, Sought), DeviceError> {
+        let more = match &self.profile.algorithm_attribute {
+            None => None,
+            Some(attribute) => Some(attribute.of(kind).ok_or_else(|| {
+                DeviceError::Setup(format!(
+                    "`algorithm_attribute` in the configuration has no value for {kind}"
+                ))
+            })?),
+        };
+        let named = Attribute::Label(label.into());
+        match self.profile.key_template {
+            KeyTemplate::LabelOnly => {
+                let sought = Sought::Label(label.to_owned());
+                // One that was there before must not be taken for one that was left behind.
+                if !self.sought(ObjectClass::PRIVATE_KEY, &sought)?.is_empty() {
+                    return Err(DeviceError::Failed(format!(
+                        "it has a key with the label `{label}` already, and cannot have two: adopt it, or destroy it"
+                    )));
+                }
+                Ok((Vec::new(), std::iter::once(named).chain(more).collect(), sought))
+            }
+            KeyTemplate::Full => {
+                let object = ObjectId::random()?;
+                let named = [Attribute::Token(true), named, Attribute::Id(object.as_bytes().to_vec())];
+                let private = named.iter().cloned().chain(private).chain(more).collect();
+                Ok((named.into_iter().chain(public).collect(), private, Sought::Id(object)))
+            }
+        }
     }
 
     fn private(&mut self, object: ObjectId) -> Result<ObjectHandle, DeviceError> {
@@ -181,16 +255,16 @@ impl Pkcs11Device {
         Ok(WANTED.into_iter().filter(|wanted| !holds(wanted)).collect())
     }
 
-    fn unfinished(&self) -> std::sync::MutexGuard<'_, Vec<ObjectId>> {
+    fn unfinished(&self) -> MutexGuard<'_, Vec<Sought>> {
         self.unfinished.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Destroys what an attempt left behind that did not come to its end.
     fn destroy_unfinished(&mut self) -> Result<(), DeviceError> {
-        let left: Vec<ObjectId> = self.unfinished().clone();
-        for object in left {
-            self.destroy(object)?;
-            self.unfinished().retain(|unfinished| *unfinished != object);
+        let left: Vec<Sought> = self.unfinished().clone();
+        for sought in left {
+            self.destroy_sought(&sought)?;
+            self.unfinished().retain(|unfinished| *unfinished != sought);
         }
         Ok(())
     }
@@ -236,30 +310,28 @@ impl Device for Pkcs11Device {
         label: &str,
         kind: KeyKind,
     ) -> Result<(ObjectId, OperationalPublicKey), DeviceError> {
-        let object = ObjectId::random()?;
-        let id = object.as_bytes().to_vec();
-        let named = [Attribute::Token(true), Attribute::Label(label.into()), Attribute::Id(id)];
-        let Generation { mechanism, public, private } = generation(kind);
-        let (public, private) = ([&named[..], &public].concat(), [&named[..], &private].concat());
         self.destroy_unfinished()?;
-        self.unfinished().push(object);
+        let Generation { mechanism, public, private } = generation(kind);
+        let (public, private, sought) = self.templates(label, kind, public, private)?;
+        self.unfinished().push(sought.clone());
         let (public, private) =
             self.call(|session| session.generate_key_pair(&mechanism, &public, &private))?;
         let checked = self.missing(private).and_then(|missing| match missing.first() {
             Some(wanted) => Err(DeviceError::Unsafe(wanted.words)),
-            None => self
-                .public(public)?
-                .filter(|key| key.kind() == kind)
-                .ok_or(DeviceError::Unsafe("of the kind that was asked for")),
+            None => {
+                let public = self.public(public)?.filter(|key| key.kind() == kind);
+                let object = self.name(private)?.0.ok_or(DeviceError::Unsafe("named by a CKA_ID"))?;
+                Ok((object, public.ok_or(DeviceError::Unsafe("of the kind that was asked for"))?))
+            }
         });
         match checked {
-            Ok(key) => {
-                self.unfinished().retain(|unfinished| *unfinished != object);
-                Ok((object, key))
+            Ok(made) => {
+                self.unfinished().retain(|unfinished| *unfinished != sought);
+                Ok(made)
             }
             Err(error) => {
                 if let Err(error) = self.destroy_unfinished() {
-                    tracing::error!(%object, %error, "a key that is not used is destroyed before the next one is made");
+                    tracing::error!(label, %error, "a key that is not used is destroyed before the next one is made");
                 }
                 Err(error)
             }
@@ -323,19 +395,20 @@ impl Device for Pkcs11Device {
 
     fn destroy(&mut self, object: ObjectId) -> Result<(), DeviceError> {
         self.handles.retain(|(known, _)| *known != object);
-        for class in [ObjectClass::PRIVATE_KEY, ObjectClass::PUBLIC_KEY] {
-            for handle in self.pair(class, object)? {
-                self.call(|session| session.destroy_object(handle))?;
-            }
-        }
-        Ok(())
+        self.destroy_sought(&Sought::Id(object))
     }
 
     fn epoch_marks(&mut self) -> Result<Vec<EpochMark>, DeviceError> {
+        if let Some(path) = &self.profile.epoch_file {
+            return epoch_file::read(path);
+        }
         Ok(self.marks()?.into_iter().map(|(_, mark)| mark).collect())
     }
 
     fn put_epoch_mark(&mut self, mark: EpochMark) -> Result<(), DeviceError> {
+        if let Some(path) = &self.profile.epoch_file {
+            return epoch_file::put(path, mark);
+        }
         let before = self.marks()?;
         if !before.iter().any(|(_, has)| *has == mark) {
             // A new object and then the old one's end: a crash leaves two, and never a half of one.

@@ -10,7 +10,7 @@ use crate::device::EpochMark;
 fn driver(token: &SoftHsmToken) -> Pkcs11Driver {
     let pin = PinSource::new(&"main".parse().expect("a name"), Some(token.pin_file()), token.directory())
         .expect("a file");
-    Pkcs11Driver::new(token.module(), &token.uri(), pin).expect("a good URI")
+    Pkcs11Driver::new(token.module(), &token.uri(), pin, Profile::default()).expect("a good URI")
 }
 
 fn digest() -> MessageDigest {
@@ -94,7 +94,8 @@ fn the_sessions_of_one_token_outlive_a_driver_of_another_on_the_same_module() {
         let (object, public_key) = device.generate("a key", KeyKind::P256).expect("generated");
         let pin =
             PinSource::new(&"other".parse().expect("a name"), Some(token.pin_file()), token.directory());
-        let other = Pkcs11Driver::new(token.module(), &second, pin.expect("a file")).expect("a good URI");
+        let other = Pkcs11Driver::new(token.module(), &second, pin.expect("a file"), Profile::default())
+            .expect("a good URI");
         drop(other.connect().expect("the second token"));
         drop(other);
         let key = VerificationKey::new(Algorithm::ES256, public_key).expect("it fits");
@@ -110,13 +111,15 @@ fn one_token_by_two_uris_is_noticed_before_its_pin_is_tried_twice() {
         let device = one.connect().expect("the token");
         let pin =
             PinSource::new(&"other".parse().expect("a name"), Some(token.pin_file()), token.directory());
-        let by_label = Pkcs11Driver::new(token.module(), "pkcs11:token=one", pin.expect("a file"));
+        let by_label =
+            Pkcs11Driver::new(token.module(), "pkcs11:token=one", pin.expect("a file"), Profile::default());
         let refused = by_label.expect("a good URI").connect().err().expect("refused").to_string();
         assert!(refused.contains("another `[[device]]` already"), "{refused}");
         drop((device, one));
         let pin =
             PinSource::new(&"other".parse().expect("a name"), Some(token.pin_file()), token.directory());
-        let by_label = Pkcs11Driver::new(token.module(), "pkcs11:token=one", pin.expect("a file"));
+        let by_label =
+            Pkcs11Driver::new(token.module(), "pkcs11:token=one", pin.expect("a file"), Profile::default());
         by_label.expect("a good URI").connect().expect("it is free again");
     });
 }

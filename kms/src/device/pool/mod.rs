@@ -17,7 +17,9 @@ mod tests;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use assent_consensus::operational_key::{MessageDigest, RawSignature, VerificationKey};
+use assent_consensus::operational_key::{
+    KeyKind, MessageDigest, OperationalPublicKey, RawSignature, VerificationKey,
+};
 use tokio::sync::oneshot;
 
 use super::low_s::low_s;
@@ -66,6 +68,23 @@ impl Pool {
         .await
     }
 
+    /// Makes a key pair. One that is made too late for anybody to hear of it is destroyed.
+    ///
+    /// # Errors
+    /// [`DeviceError`]
+    pub async fn generate(
+        &self,
+        label: String,
+        kind: KeyKind,
+    ) -> Result<(ObjectId, OperationalPublicKey), DeviceError> {
+        let undo = |device: &mut dyn Device, (object, _): (ObjectId, OperationalPublicKey)| {
+            if let Err(error) = device.destroy(object) {
+                tracing::error!(%object, %error, "a key that nobody waits for any more is left on the token");
+            }
+        };
+        self.run_within(self.call_timeout * SLOW, move |device| device.generate(&label, kind), undo).await
+    }
+
     /// Does `work` with one session. If that is lost on the way, `work` is done once more with a new one.
     ///
     /// # Errors
@@ -74,10 +93,10 @@ impl Pool {
         &self,
         work: impl Fn(&mut dyn Device) -> Result<T, DeviceError> + Send + 'static,
     ) -> Result<T, DeviceError> {
-        self.run_within(self.call_timeout, work).await
+        self.run_within(self.call_timeout, work, |_, _| ()).await
     }
 
-    /// The same for work that takes long: making a key, or looking at many objects.
+    /// The same for work that looks at many objects.
     ///
     /// # Errors
     /// [`DeviceError`]
@@ -85,7 +104,7 @@ impl Pool {
         &self,
         work: impl Fn(&mut dyn Device) -> Result<T, DeviceError> + Send + 'static,
     ) -> Result<T, DeviceError> {
-        self.run_within(self.call_timeout * SLOW, work).await
+        self.run_within(self.call_timeout * SLOW, work, |_, _| ()).await
     }
 
     /// Does what the device needs before the process ends; see [`Driver::finish`].
@@ -98,31 +117,37 @@ impl Pool {
         finished.unwrap_or_else(|error| Err(DeviceError::Failed(error.to_string())))
     }
 
+    /// `undo` takes back what was done too late for anybody to hear of it.
     async fn run_within<T: Send + 'static>(
         &self,
         limit: Duration,
         work: impl Fn(&mut dyn Device) -> Result<T, DeviceError> + Send + 'static,
+        undo: impl Fn(&mut dyn Device, T) + Send + 'static,
     ) -> Result<T, DeviceError> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = oneshot::channel::<Result<T, DeviceError>>();
         // Both the worker and the watch may answer: whoever is first.
         let reply = Arc::new(Mutex::new(Some(reply)));
-        let answer_with = move |result| {
-            if let Some(reply) = reply.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                // Nobody waits for the answer any more: the caller has gone.
-                let _ = reply.send(result);
-            }
-        };
-        let fail = answer_with.clone();
+        let take = move || reply.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let take_to_fail = take.clone();
         self.queue.put(Job::new(
             limit,
             move |device| match work(device) {
                 Err(why) if why.is_lost() => Attempt::Lost(why),
                 result => {
-                    answer_with(result);
+                    let unheard = match take() {
+                        Some(reply) => reply.send(result).err(),
+                        None => Some(result),
+                    };
+                    if let Some(Ok(done)) = unheard {
+                        undo(device, done);
+                    }
                     Attempt::Done
                 }
             },
-            move |why| fail(Err(why)),
+            move |why| {
+                // Nobody waits for the answer any more: the caller has gone.
+                drop(take_to_fail().map(|reply| reply.send(Err(why))));
+            },
         ))?;
         answer.await.map_err(|_| DeviceError::Gone("its worker ended".into()))?
     }
