@@ -14,6 +14,7 @@ mod calls;
 mod capability;
 mod line;
 pub mod log;
+mod objects;
 mod reading;
 mod session;
 mod sessions;
@@ -37,9 +38,9 @@ use reading::LogReader;
 use sessions::Sessions;
 use watch::Watch;
 
+pub(crate) use objects::number as object_number;
 pub use reading::{LogKeeper, LogReport, LogResume};
 pub use session::YubiHsmDevice;
-pub(crate) use session::number as object_number;
 
 /// The most sessions that this driver holds of a device's 16: two are left to people and their tools.
 pub const OWN_SESSIONS: usize = 14;

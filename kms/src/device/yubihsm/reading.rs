@@ -155,7 +155,7 @@ impl Shared {
         let mut ledger = self.log.ledger();
         if ledger.is_none() {
             let resume = keeper.resume(&self.serial()).map_err(Failure::of_keeper)?;
-            let signed = resume.signed_with.iter().filter_map(super::session::number);
+            let signed = resume.signed_with.iter().filter_map(super::objects::number);
             let before: Vec<_> =
                 signed.map(|object| Use { command: SIGN_ECDSA, object: Some(object) }).collect();
             *ledger = Some(Ledger::new(self.log.session_key, resume.mark, &before, Instant::now()));

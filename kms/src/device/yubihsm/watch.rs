@@ -51,7 +51,8 @@ impl Shared {
         }
     }
 
-    fn keep_alive(&self, limit: Duration) {
+    /// Uses each session that is taken and idled for `limit`.
+    pub(super) fn keep_alive(&self, limit: Duration) {
         for line in self.idle_lines(limit) {
             if let Err(failure) = self.call(&line, None, |client| client.echo(b"assent".as_slice())) {
                 tracing::debug!(error = %failure.error, "a session with the YubiHSM broke while it was idle");

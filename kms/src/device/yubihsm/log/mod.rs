@@ -5,74 +5,16 @@
 //! and crossed out when the log shows it. What the log shows and was not noted, somebody else did; what was noted and
 //! answered, and the log does not show, somebody hid.
 
+mod entry;
+
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use sha2::{Digest as _, Sha256};
+pub use entry::{LogEntry, SET_OPTION, SIGN_ECDSA, is_use};
 
 /// How long a command whose answer was lost may still turn up in the log: no session outlives 30 idle seconds, and no
 /// connector holds a command longer than a person would wait.
 pub const DOUBT_LIMIT: Duration = Duration::from_secs(120);
-
-/// One entry of the device's log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogEntry {
-    /// Its number, from 1, and after 65,535 from 0 again.
-    pub item: u16,
-    /// The command's code.
-    pub command: u8,
-    /// The length of what came with it.
-    pub length: u16,
-    /// The authentication key of the session.
-    pub session_key: u16,
-    /// The object that was used.
-    pub target: u16,
-    /// A second one.
-    pub second: u16,
-    /// The answer's code.
-    pub result: u8,
-    /// The device's clock.
-    pub tick: u32,
-    /// Over this entry and the digest before.
-    pub digest: [u8; 16],
-}
-
-impl LogEntry {
-    /// Whether the device did it, and did not refuse.
-    pub fn is_done(&self) -> bool {
-        self.result == self.command | 0x80
-    }
-
-    /// Whether it uses the asymmetric key of this number, or takes it away.
-    pub fn uses_key(&self, number: u16) -> bool {
-        KEY_USES.contains(&self.command) && (self.target == number || self.second == number)
-    }
-
-    /// Whether nobody knows afterwards what else was done.
-    fn hides(&self) -> bool {
-        matches!(self.command, SET_OPTION | RESET)
-    }
-}
-
-/// Commands that use an asymmetric key, or take it away.
-const KEY_USES: [u8; 12] = [
-    0x47, // sign, PKCS#1
-    0x49, // decrypt, PKCS#1
-    0x4a, // export under a wrap key
-    0x55, // sign, PSS
-    SIGN_ECDSA, 0x57, // derive, ECDH
-    DELETE, 0x59, // decrypt, OAEP
-    0x5d, // sign an SSH certificate
-    0x64, // sign an attestation
-    0x6a, // sign, EdDSA
-    0x74, // export under an RSA key
-];
-/// Switches the audit.
-pub const SET_OPTION: u8 = 0x4f;
-/// Signs with an asymmetric key.
-pub const SIGN_ECDSA: u8 = 0x56;
-const DELETE: u8 = 0x58;
-const RESET: u8 = 0x08;
 
 /// The last entry that was dealt with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,32 +33,6 @@ pub struct Use {
     /// The object; nothing if the device chooses it, or there is none.
     pub object: Option<u16>,
 }
-
-/// Commands that only look, or belong to a session; who did those does no harm. All others are uses.
-const LOOKS: [u8; 22] = [
-    0x00, // boot
-    0x01, // echo
-    0x03, // create session
-    0x04, // authenticate session
-    0x05, // session message
-    0x06, // device info
-    0x07, // the maker's own
-    0x09, // the maker's own
-    0x40, // close session
-    0x41, // storage info
-    0x43, // get opaque
-    0x48, // list objects
-    0x4d, // get log entries
-    0x4e, // object info
-    0x50, // get option
-    0x51, // random bytes
-    0x54, // public key
-    0x5c, // verify HMAC
-    0x5f, // get template
-    0x67, // set log index
-    0x6b, // blink
-    0xff, // the first entry of a device, and of one that was reset
-];
 
 /// Something that the log shows and that is not as it must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,7 +75,7 @@ impl Finding {
             Finding::Foreign { before_start: true, .. } | Finding::Missing(_) | Finding::Unlogged { .. } => {
                 false
             }
-            Finding::Foreign { entry, .. } => entry.is_done() && (entry.uses_key(number) || entry.hides()),
+            Finding::Foreign { entry, .. } => entry.is_done() && (entry.touches_key(number) || entry.hides()),
             Finding::Gap { .. } | Finding::Broken { .. } => true,
         }
     }
@@ -286,11 +202,6 @@ impl Ledger {
         self.is_first
     }
 
-    /// Whether a command is one that is noted.
-    pub fn is_use(command: u8) -> bool {
-        !LOOKS.contains(&command)
-    }
-
     /// Notes a command that is about to be sent.
     pub fn send(&mut self, used: Use) -> Ticket {
         let ticket = Ticket(self.next);
@@ -335,14 +246,14 @@ impl Ledger {
                 Some(before) if entry.item != before.item.wrapping_add(1) => {
                     reading.findings.push(Finding::Gap { after: before.item, found: entry.item });
                 }
-                Some(before) if chained(entry, &before.digest) != entry.digest => {
+                Some(before) if entry.chained(&before.digest) != entry.digest => {
                     reading.findings.push(Finding::Broken { item: entry.item });
                 }
                 _ => {}
             }
             previous = Some(LogMark { item: entry.item, digest: entry.digest });
             reading.entries += 1;
-            if !Ledger::is_use(entry.command) {
+            if !is_use(entry.command) {
                 continue;
             }
             match self.place_of(entry) {
@@ -375,10 +286,9 @@ impl Ledger {
     /// its old marks; a key that is gone is missed at the start.
     fn is_from_before(&self, entry: &LogEntry) -> bool {
         let is_known = |used: &Use| used.command == entry.command && used.object == Some(entry.target);
-        let uses_key = KEY_USES.contains(&entry.command) && entry.command != DELETE;
         self.is_first
             && entry.session_key == self.session_key
-            && (!uses_key || self.before.iter().any(is_known))
+            && (!entry.uses_a_key() || self.before.iter().any(is_known))
     }
 
     /// The noted command that an entry shows: rather one that was answered than one of which nobody knows.
@@ -393,22 +303,6 @@ impl Ledger {
         let fitting = self.sent.iter().enumerate().filter(|(_, sent)| fits(sent));
         fitting.min_by_key(|(_, sent)| (sent.state, sent.ticket)).map(|(place, _)| place)
     }
-}
-
-/// The digest that an entry must have after this one: the first half of SHA-256 over its 16 bytes and the digest before.
-pub(super) fn chained(entry: &LogEntry, before: &[u8; 16]) -> [u8; 16] {
-    let mut hash = Sha256::new();
-    hash.update(entry.item.to_be_bytes());
-    hash.update([entry.command]);
-    for field in [entry.length, entry.session_key, entry.target, entry.second] {
-        hash.update(field.to_be_bytes());
-    }
-    hash.update([entry.result]);
-    hash.update(entry.tick.to_be_bytes());
-    hash.update(before);
-    let mut digest = [0; 16];
-    digest.copy_from_slice(&hash.finalize()[..16]);
-    digest
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ impl Log {
         let (length, second, result, tick) = (34, 0xffff, command | 0x80, u32::from(item));
         let entry =
             LogEntry { item, command, length, session_key, target, second, result, tick, digest: [0; 16] };
-        self.entries.push(LogEntry { digest: chained(&entry, &before), ..entry });
+        self.entries.push(LogEntry { digest: entry.chained(&before), ..entry });
     }
 
     fn read(&self) -> &[LogEntry] {
@@ -135,7 +135,7 @@ fn numbers_go_on_from_0_after_65535() {
     let mark = LogMark { item: u16::MAX, digest: [3; 16] };
     let mut entry = Log::new().entries[0];
     entry.item = 0;
-    entry.digest = chained(&entry, &mark.digest);
+    entry.digest = entry.chained(&mark.digest);
     let mut ledger = Ledger::new(OURS, Some(mark), &[], now);
     assert_eq!(ledger.compare(&[entry], &[], now).findings, []);
 }

@@ -1,0 +1,124 @@
+//! Devices and connectors that fail.
+
+use super::*;
+
+#[test]
+fn sessions_that_idle_are_used_for_a_moment() {
+    let desk = Desk::new(Firmware::V2_4);
+    let driver = desk.driver_with(|_| {});
+    let devices = [driver.open().expect("a session"), driver.open().expect("a session")];
+    driver.shared.keep_alive(PATIENCE);
+    assert_eq!(desk.simulator.calls(Command::ECHO), 0, "none idled for that long");
+    driver.shared.keep_alive(Duration::ZERO);
+    assert_eq!(desk.simulator.calls(Command::ECHO), devices.len());
+}
+
+#[test]
+fn a_device_that_was_reset_or_is_another_one_is_not_used() {
+    let desk = Desk::new(Firmware::V2_4);
+    let (driver, book) = desk.kept();
+    let mut device = driver.open().expect("a session");
+    let (object, _) = make_key(&driver);
+    driver.read_log().expect("read");
+    desk.simulator.reset();
+    let error = fail(&mut device, object);
+    assert!(matches!(&error, DeviceError::Setup(why) if why.contains("it was reset")), "{error}");
+    drop(device);
+    // Somebody who knows the password makes the authentication key anew.
+    desk.put_own_key(NEEDED | Capability::PUT_OPTION);
+    let mut device = driver.open().expect("a session");
+    assert_eq!(fail(&mut device, object), DeviceError::NoKey(object));
+    driver.read_log().expect("read");
+    assert!(matches!(book.findings()[..], [Finding::Gap { .. }, ..]), "{:?}", book.findings());
+
+    let driver = desk.driver_with(|settings| settings.serial = Some("0007550002".into()));
+    let error = driver.open().err().expect("another");
+    assert!(matches!(&error, DeviceError::Setup(why) if why.contains("not 0007550002")), "{error}");
+}
+
+#[test]
+fn an_answer_in_pieces_is_an_answer_and_one_that_never_comes_is_given_up() {
+    let desk = Desk::new(Firmware::V2_4);
+    let driver = desk.driver_with(|settings| settings.call_timeout = Duration::from_millis(300));
+    let (object, key) = make_key(&driver);
+    desk.simulator.script(vec![Fault::of_all(What::Pieces(1, Duration::from_micros(100)))]);
+    let mut device = driver.open().expect("a session");
+    sign(&mut device, object, &key);
+    for (what, why) in [
+        (What::Hang, "no answer within"),
+        (What::DropReply, "broke off"),
+        (What::DropCall, "broke off"),
+        (What::NoDevice, "plugged in"),
+        (What::Garble, ""),
+    ] {
+        desk.simulator.script(vec![Fault::of(Command::SIGN_ECDSA, what.clone()).once()]);
+        let mut device = driver.open().expect("a session");
+        let error = fail(&mut device, object);
+        assert!(error.is_lost() && error.to_string().contains(why), "{what:?}: {error}");
+        drop(device);
+        sign(&mut driver.open().expect("a new session"), object, &key);
+    }
+}
+
+#[test]
+fn a_device_that_idled_for_a_minute_signs_at_once() {
+    let clock = assent_yubihsm_simulator::Clock::standing();
+    let simulator =
+        Simulator::start(Settings { clock: clock.clone(), ..Settings::default() }).expect("started");
+    let desk = Desk { simulator, directory: tempfile::tempdir().expect("a directory") };
+    desk.write_password(OWN_PASSWORD);
+    desk.put_own_key(NEEDED | Capability::PUT_OPTION);
+    let (driver, book) = desk.kept();
+    let (object, key) = make_key(&driver);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let pool = Pool::start(driver.clone(), 4, Duration::from_secs(10)).expect("threads");
+    for _ in 0..3 {
+        runtime.block_on(pool.sign(object, key.clone(), digest())).expect("signed");
+        clock.advance(Duration::from_secs(60));
+    }
+    drop(pool);
+    driver.read_log().expect("read");
+    assert_eq!((book.findings(), book.matched(SIGN_ECDSA)), (vec![], 3));
+}
+
+#[test]
+fn no_session_is_opened_that_the_device_does_not_have_whatever_is_lost() {
+    let desk = Desk::new(Firmware::V2_4);
+    let (driver, book) = desk.kept();
+    let (object, key) = make_key(&driver);
+    let mut devices: Vec<_> = (0..OWN_SESSIONS).map(|_| driver.open().expect("a session")).collect();
+    let error = driver.open().err().expect("no more");
+    assert!(matches!(error, DeviceError::Full(_)), "{error}");
+    desk.simulator.script(vec![Fault::of(Command::SIGN_ECDSA, What::DropReply).every(2)]);
+    let lost = devices
+        .iter_mut()
+        .filter_map(|device| device.sign(object, Algorithm::ES256, &digest()).err())
+        .count();
+    assert_eq!(lost, OWN_SESSIONS / 2);
+    drop(devices);
+    desk.simulator.script(Vec::new());
+    let mut left: Vec<_> = (0..OWN_SESSIONS).map_while(|_| driver.open().ok()).collect();
+    assert_eq!(left.len(), OWN_SESSIONS - lost, "those that broke may still be the device's");
+    left.iter_mut().for_each(|device| sign(device, object, &key));
+    driver.finish().expect("read");
+    let sessions = desk.simulator.sessions();
+    assert_eq!((sessions.refused, sessions.most <= 16), (0, true));
+    assert_eq!((book.findings(), book.matched(SIGN_ECDSA)), (vec![], OWN_SESSIONS * 3 / 2));
+}
+
+#[test]
+fn a_connector_that_drops_half_of_the_replies_still_brings_every_signature() {
+    let desk = Desk::new(Firmware::V2_4);
+    let (driver, book) = desk.kept();
+    let (object, key) = make_key(&driver);
+    desk.simulator.script(vec![Fault::of(Command::SIGN_ECDSA, What::DropReply).every(2)]);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let pool = Pool::start(driver.clone(), 1, Duration::from_secs(10)).expect("threads");
+    for _ in 0..8 {
+        runtime.block_on(pool.sign(object, key.clone(), digest())).expect("signed");
+    }
+    drop(pool);
+    driver.read_log().expect("read");
+    assert_eq!(book.findings(), [], "those whose answer was lost are known, too");
+    assert_eq!(book.matched(SIGN_ECDSA), desk.simulator.calls(Command::SIGN_ECDSA));
+}
