@@ -122,3 +122,55 @@ fn a_connector_that_drops_half_of_the_replies_still_brings_every_signature() {
     assert_eq!(book.findings(), [], "those whose answer was lost are known, too");
     assert_eq!(book.matched(SIGN_ECDSA), desk.simulator.calls(Command::SIGN_ECDSA));
 }
+
+/// Numbers by chance that a seed repeats (Knuth's MMIX generator).
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).expect("31 bits") % limit
+    }
+}
+
+#[test]
+fn whatever_goes_wrong_every_signature_is_explained_and_no_key_is_suspected() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    for seed in 0..16 {
+        let (mut chance, desk) = (Chance(seed), Desk::new(Firmware::V2_4));
+        let (driver, book) = desk.kept();
+        let (object, key) = make_key(&driver);
+        let commands =
+            [Command::SIGN_ECDSA, Command::GET_LOG_ENTRIES, Command::SET_LOG_INDEX, Command::CREATE_SESSION];
+        let whats = [
+            What::DropCall,
+            What::DropReply,
+            What::NoDevice,
+            What::Pieces(3, Duration::from_micros(10)),
+            What::Delay(Duration::from_millis(20)),
+            What::Refuse(ErrorCode::StorageFailed),
+        ];
+        let mut fault = || {
+            let command = commands[chance.below(commands.len())];
+            let what = whats[chance.below(whats.len())].clone();
+            Fault::of(command, what).after(chance.below(20) as u64).once()
+        };
+        let faults: Vec<Fault> = (0..8).map(|_| fault()).collect();
+        desk.simulator.script(faults.clone());
+        let pool = Pool::start(driver.clone(), 2, Duration::from_secs(10)).expect("threads");
+        for _ in 0..30 {
+            // Whoever wants a signature asks again a little later, and so does this.
+            let deadline = Instant::now() + PATIENCE;
+            while let Err(error) = runtime.block_on(pool.sign(object, key.clone(), digest())) {
+                assert!(Instant::now() < deadline, "seed {seed}: {faults:?}: {error}");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        desk.simulator.script(Vec::new());
+        drop(pool);
+        driver.read_log().expect("read");
+        assert_eq!(book.findings(), [], "seed {seed}: {faults:?}");
+        let (matched, done) = (book.matched(SIGN_ECDSA), desk.simulator.calls(Command::SIGN_ECDSA));
+        assert_eq!(matched, done, "seed {seed}: {faults:?}");
+    }
+}

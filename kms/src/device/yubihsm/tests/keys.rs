@@ -132,3 +132,16 @@ fn a_key_that_was_put_is_taken_over_with_doubts_and_one_that_cannot_sign_is_not(
     assert!(matches!(refused, Err(DeviceError::NotAdoptable { .. })), "{refused:?}");
     assert_eq!(device.adoptable(ObjectId::from([0, 11])), Ok(None));
 }
+
+#[test]
+fn a_key_that_may_not_switch_the_audit_is_enough_once_it_is_on() {
+    let desk = Desk::new(Firmware::V2_4);
+    desk.kept().0.open().expect("it switches the audit on");
+    desk.simulator.put_authentication_key(
+        OWN_KEY,
+        OWN_PASSWORD,
+        assent_yubihsm_simulator::Capabilities(NEEDED.bits()),
+        assent_yubihsm_simulator::Capabilities(Capability::SIGN_ECDSA.bits()),
+    );
+    make_key(&desk.kept().0);
+}
