@@ -89,14 +89,7 @@ pub fn driver(
 ) -> Result<Arc<dyn Driver>, DaemonError> {
     let pin = pin(config, device)?;
     Ok(match &device.driver {
-        DriverConfig::Pkcs11 { module, token, key_template, algorithm_attribute, epoch_file } => {
-            let profile = Profile {
-                key_template: *key_template,
-                algorithm_attribute: *algorithm_attribute,
-                epoch_file: epoch_file.clone(),
-            };
-            Arc::new(Pkcs11Driver::new(module, token, pin, profile)?)
-        }
+        DriverConfig::Pkcs11 { .. } => Arc::new(pkcs11_driver(device, pin)?),
         DriverConfig::YubiHsm { connector, serial, authentication_key, wrap_key, log_poll } => {
             let settings = YubiHsmSettings {
                 connector: connector.clone(),
@@ -117,6 +110,24 @@ pub fn driver(
 
 /// How many answers of a YubiHSM a piece of work may wait for until the pool gives it up: the driver gives up each by itself.
 const YUBIHSM_ANSWERS: u32 = 6;
+
+/// The driver of a configured PKCS#11 token.
+///
+/// # Errors
+/// [`DaemonError::Device`]
+pub fn pkcs11_driver(device: &DeviceConfig, pin: PinSource) -> Result<Pkcs11Driver, DaemonError> {
+    let DriverConfig::Pkcs11 { module, token, key_template, algorithm_attribute, epoch_file } =
+        &device.driver
+    else {
+        return Err(DeviceError::Setup(format!("the device `{}` is no PKCS#11 token", device.name)).into());
+    };
+    let profile = Profile {
+        key_template: *key_template,
+        algorithm_attribute: *algorithm_attribute,
+        epoch_file: epoch_file.clone(),
+    };
+    Ok(Pkcs11Driver::new(module, token, pin, profile)?)
+}
 
 /// A pool for each configured device, with as many sessions as `sessions` says.
 fn devices(

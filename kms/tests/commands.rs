@@ -133,6 +133,11 @@ fn a_kms_is_made_keys_are_created_and_a_deployment_is_pinned_once() {
     assert_eq!(report["entries"], 6);
     let doctor = home.json(&["doctor"]);
     assert!(doctor["findings"].as_array().expect("a list").iter().all(|finding| finding["well"] == true));
+    let probed = home.run(&["doctor", "--probe"]);
+    done(&probed);
+    let said = String::from_utf8_lossy(&probed.stdout).into_owned();
+    assert!(said.contains("signs by: ES256, ES384, RS256, PS256"), "{said}");
+    assert!(said.contains("its `[[device]]` needs nothing more"), "{said}");
 }
 
 #[test]

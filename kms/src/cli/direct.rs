@@ -84,3 +84,12 @@ pub(super) fn doctor(config: &Config, screen: &Screen) -> Result<(), Failure> {
         false => Err(Failure::failed("something is wrong; the lines above say what to do about it")),
     }
 }
+
+pub(super) fn probe(config: &Config, screen: &Screen) -> Result<(), Failure> {
+    let probes = crate::doctor::probe(config);
+    screen.show(&probes, |probes| probes.iter().flat_map(crate::doctor::Probed::lines).collect())?;
+    match probes.iter().all(crate::doctor::Probed::is_usable) {
+        true => Ok(()),
+        false => Err(Failure::failed("a device cannot be used; the lines above say why")),
+    }
+}

@@ -67,7 +67,12 @@ enum Command {
     #[command(subcommand)]
     Audit(AuditCommand),
     /// Look at module, token, keys and files, and say what to do about what is wrong
-    Doctor,
+    Doctor {
+        /// Find out what each PKCS#11 token takes, by making and destroying a key and a data object, and print what its
+        /// `[[device]]` needs
+        #[arg(long)]
+        probe: bool,
+    },
     /// Let the PIN be tried again, after you have corrected it
     RetryPin,
 }
@@ -198,7 +203,8 @@ fn run(command: Command, config: Config, path: &Path, screen: &Screen) -> Result
         Command::Audit(AuditCommand::Export { from, to, format }) => {
             direct::audit_export(&config, from, to, format)
         }
-        Command::Doctor => direct::doctor(&config, screen),
+        Command::Doctor { probe: false } => direct::doctor(&config, screen),
+        Command::Doctor { probe: true } => direct::probe(&config, screen),
         Command::Pin { genesis } => remote::pin(&config, &genesis, screen),
         Command::Release { request } => remote::release(&config, request, screen),
         Command::Voter(VoterCommand::Suspend { thumbprint }) => {

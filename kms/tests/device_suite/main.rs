@@ -2,6 +2,7 @@
 
 mod cases;
 mod devices;
+mod probe;
 
 macro_rules! on {
     ($device:ident: $($case:ident)*) => {

@@ -2,6 +2,7 @@
 
 mod algorithm;
 mod module;
+mod probe;
 mod profile;
 mod reaction;
 mod session;
@@ -17,14 +18,15 @@ use assent_consensus::token_uri::{KeyUri, TokenDescription};
 use cryptoki::context::Pkcs11;
 use cryptoki::error::{Error, RvError};
 use cryptoki::session::{Session, SessionState, UserType};
-use cryptoki::slot::{Slot, TokenInfo};
+use cryptoki::slot::{Limit, Slot, TokenInfo};
 
 use super::{Device, DeviceError, Driver};
 use crate::pin::{PinError, PinSource};
 use module::{Module, Open};
 use reaction::{Reaction, from_call, reaction};
-use session::{Pkcs11Device, Unfinished};
+use session::{Pkcs11Device, Seat, Unfinished};
 
+pub use probe::Probe;
 pub use profile::{AlgorithmAttribute, KeyTemplate, Profile};
 pub use session::OBJECT_LIMIT;
 
@@ -42,6 +44,7 @@ pub struct Pkcs11Driver {
     login: LoginTurn,
     profile: Arc<Profile>,
     unfinished: Unfinished,
+    seat: Seat,
 }
 
 /// The login is the application's, not the session's: one session at a time does it, so that the PIN is tried once.
@@ -82,6 +85,7 @@ impl Pkcs11Driver {
             login: LoginTurn::default(),
             profile: Arc::new(profile),
             unfinished: Unfinished::default(),
+            seat: Seat::default(),
         })
     }
 
@@ -95,10 +99,24 @@ impl Pkcs11Driver {
                 token.label().escape_debug()
             )));
         }
+        let limits = [token.max_session_count(), token.max_rw_session_count()];
+        let limit = limits
+            .into_iter()
+            .filter_map(|limit| if let Limit::Max(most) = limit { Some(most) } else { None });
+        if let Some(limit) = limit.min()
+            && Arc::strong_count(&self.seat) as u64 > limit
+        {
+            return Err(DeviceError::Full(format!("it has {limit}, and all are in use")));
+        }
         let session = visit.context().open_rw_session(slot).map_err(|error| self.failed(&error))?;
         // From here on it is closed whatever happens.
-        let device =
-            Pkcs11Device::new(Open { session, visit }, slot, self.profile.clone(), self.unfinished.clone());
+        let device = Pkcs11Device::new(
+            Open { session, visit },
+            slot,
+            self.profile.clone(),
+            self.unfinished.clone(),
+            self.seat.clone(),
+        );
         device.log_in(|session| self.login(session, &token))?;
         Ok(device)
     }

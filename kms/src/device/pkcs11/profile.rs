@@ -1,10 +1,11 @@
 //! What a token takes: makers differ in which attributes and objects they refuse or demand.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use assent_consensus::operational_key::KeyKind;
 use cryptoki::object::{Attribute, AttributeType};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// How keys are made on a token, and where its epoch mark is. `assent-kms doctor --probe` finds it out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,7 +19,7 @@ pub struct Profile {
 }
 
 /// What the templates of a key pair say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KeyTemplate {
     /// Everything: label, CKA_ID, what the key may do and what may never be done to it.
@@ -31,7 +32,7 @@ pub enum KeyTemplate {
 
 /// An attribute of a maker's own, such as Google's `CKA_KMS_ALGORITHM`: its type, and its value (a CK_ULONG) for each kind
 /// of key that the token makes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct AlgorithmAttribute {
     /// The attribute's type, in the range of vendors (PKCS#11 v2.40 section 4.2).
@@ -68,5 +69,20 @@ impl AlgorithmAttribute {
         };
         let bytes = std::ffi::c_ulong::from(value?).to_ne_bytes();
         Some(Attribute::VendorDefined((AttributeType::VendorDefined(self.attribute.into()), bytes.to_vec())))
+    }
+}
+
+/// As it stands in the configuration.
+impl fmt::Display for AlgorithmAttribute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{{ type = {:#x}", self.attribute)?;
+        let values =
+            [("p256", self.p256), ("p384", self.p384), ("rsa3072", self.rsa3072), ("rsa4096", self.rsa4096)];
+        for (kind, value) in values {
+            if let Some(value) = value {
+                write!(f, ", {kind} = {value}")?;
+            }
+        }
+        f.write_str(" }")
     }
 }

@@ -6,6 +6,7 @@ use assent_consensus::operational_key::{
     Algorithm, KeyKind, MessageDigest, OperationalPublicKey, RawSignature,
 };
 use cryptoki::error::Result as CallResult;
+use cryptoki::mechanism::MechanismType;
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::{Session, SessionState};
 use cryptoki::slot::{Limit, Slot, TokenInfo};
@@ -63,9 +64,14 @@ pub(super) struct Pkcs11Device {
     slot: Slot,
     /// Handles of private keys that were used, so that no search comes before a signature.
     handles: Vec<(ObjectId, ObjectHandle)>,
-    profile: Arc<Profile>,
+    pub(super) profile: Arc<Profile>,
     unfinished: Unfinished,
+    /// One of as many as there are sessions.
+    _seat: Seat,
 }
+
+/// Counts the sessions of one driver: there are as many clones of it, and the driver's own.
+pub(super) type Seat = Arc<()>;
 
 /// By what a key pair is found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,9 +101,23 @@ impl Drop for Pkcs11Device {
 }
 
 impl Pkcs11Device {
-    pub(super) fn new(open: Open, slot: Slot, profile: Arc<Profile>, unfinished: Unfinished) -> Pkcs11Device {
+    pub(super) fn new(
+        open: Open,
+        slot: Slot,
+        profile: Arc<Profile>,
+        unfinished: Unfinished,
+        seat: Seat,
+    ) -> Pkcs11Device {
         let module = open.visit.module().clone();
-        Pkcs11Device { held: module.hold(open), module, slot, handles: Vec::new(), profile, unfinished }
+        Pkcs11Device {
+            held: module.hold(open),
+            module,
+            slot,
+            handles: Vec::new(),
+            profile,
+            unfinished,
+            _seat: seat,
+        }
     }
 
     /// Calls the module with the session. What is done about an error is [`reaction`]'s to say.
@@ -138,7 +158,7 @@ impl Pkcs11Device {
     fn find(&self, template: &[Attribute]) -> Result<Vec<ObjectHandle>, DeviceError> {
         let found = self.call(|session| session.find_objects(template))?;
         if found.is_empty() {
-            let token = self.probe()?;
+            let token = self.token()?;
             let state = self.call(Session::get_session_info)?.session_state();
             if token.login_required() && !matches!(state, SessionState::RoUser | SessionState::RwUser) {
                 return Err(DeviceError::Gone("the session is logged in no more".into()));
@@ -147,7 +167,11 @@ impl Pkcs11Device {
         Ok(found.into_iter().take(OBJECT_LIMIT).collect())
     }
 
-    fn probe(&self) -> Result<TokenInfo, DeviceError> {
+    pub(super) fn mechanisms(&self) -> Result<Vec<MechanismType>, DeviceError> {
+        self.with(|open| open.visit.context().get_mechanism_list(self.slot))
+    }
+
+    fn token(&self) -> Result<TokenInfo, DeviceError> {
         self.with(|open| open.visit.context().get_token_info(self.slot))
     }
 
@@ -287,7 +311,7 @@ impl Pkcs11Device {
 
 impl Device for Pkcs11Device {
     fn info(&mut self) -> Result<DeviceInfo, DeviceError> {
-        let token = self.probe()?;
+        let token = self.token()?;
         let module = self.with(|open| open.visit.context().get_library_info())?;
         let count = |limit| match limit {
             Limit::Max(number) => Some(number),

@@ -1,5 +1,7 @@
 //! `assent-kms doctor`: everything that the KMS needs, looked at one by one, with what to do about what is wrong.
 
+mod probed;
+
 use std::time::Instant;
 
 use assent_consensus::digest::Digest;
@@ -8,10 +10,12 @@ use serde::Serialize;
 
 use crate::config::{Config, DeviceConfig, DriverConfig};
 use crate::daemon;
-use crate::device::{Device, DeviceError, DeviceKey};
+use crate::device::{Device, DeviceError, DeviceKey, ObjectId};
 use crate::epoch;
 use crate::pins::KeyState;
 use crate::store::{self, KeyRow, Store};
+
+pub use probed::{Probed, probe};
 
 /// Signatures that are made to measure the rate.
 const MEASURED: u32 = 100;
@@ -176,7 +180,8 @@ impl Report {
     /// signs nothing that is not in the audit log.
     fn measure(&mut self, device: &mut dyn Device) {
         let mut measured = || {
-            let (object, _) = device.generate("assent-kms doctor", KeyKind::P256)?;
+            let (object, _) =
+                device.generate(&format!("assent-doctor-{}", ObjectId::random()?), KeyKind::P256)?;
             let algorithm = Algorithm::ES256;
             let digest = algorithm.digest(b"assent-kms doctor measures how fast the token signs");
             let begun = Instant::now();
