@@ -74,7 +74,7 @@ pub enum DutyAnswer {
     Signed {
         /// The message.
         message: Jws,
-        /// The head of the audit log after that signature.
+        /// The head of the audit log after its intent.
         audit: Digest,
     },
     /// What the action gave.

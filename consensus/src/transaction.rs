@@ -43,14 +43,14 @@ pub enum Carrier {
     VoteRequest {
         /// The message.
         vote_request: Jws,
-        /// The KMS's audit head after that signature.
+        /// The KMS's audit head after its intent.
         audit: Digest,
     },
     /// To the consensus ledger: a decision that the KMS signed.
     Decision {
         /// The message.
         decision: Jws,
-        /// The KMS's audit head after that signature.
+        /// The KMS's audit head after its intent.
         audit: Digest,
     },
     /// To the process ledger: how a request ended, by an event of the consensus ledger (`decision-recorded`,

@@ -209,6 +209,11 @@ impl SmallKms {
         SmallKms::over(directory, token)
     }
 
+    /// Waits until all that was signed is on disk.
+    pub async fn settled(&self) {
+        self.writer.write(|_| Ok(())).await.expect("written");
+    }
+
     pub fn store(&self) -> Store {
         Store::open_reader(self.directory.path()).expect("it opens")
     }

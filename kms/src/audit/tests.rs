@@ -9,6 +9,7 @@ async fn kms() -> SmallKms {
     for number in 1..=2 {
         kms.signing.sign(order(number, "x")).await.expect("signed");
     }
+    kms.settled().await;
     kms
 }
 
@@ -217,6 +218,7 @@ async fn a_thousand_random_cuts_edits_and_swaps_are_all_found_at_their_first_ent
     for number in 1..=20 {
         kms.signing.sign(order(number, "x")).await.expect("signed");
     }
+    kms.settled().await;
     let report = verify(&kms.store(), None).expect("whole");
     let file = kms.file();
     file.execute_batch("CREATE TEMP TABLE spare AS SELECT * FROM audit").expect("kept");

@@ -19,7 +19,7 @@ use crate::device::yubihsm::{YubiHsmDriver, YubiHsmSettings};
 use crate::device::{Devices, Pool};
 use crate::pin::PinSource;
 use crate::signing::{KeyName, Signing, SigningError};
-use crate::store::NewKey;
+use crate::store::{Conclusion, NewKey};
 use crate::testing::{NOW, SmallKms, main_device, order, release};
 
 const OWN_KEY: u16 = 2;
@@ -314,7 +314,8 @@ async fn a_signature_that_was_under_way_while_the_log_was_read_is_known_after_a_
     let object = kms.pins.keys()[0].object;
     assert_eq!(resumed(), LogResume { mark: Some(mark), signed_with: vec![object] });
     let signature = RawSignature(vec![1; 64]);
-    kms.writer.write(move |batch| batch.conclude(at, duty, intent, &signature)).await.expect("written");
+    let conclusion = Conclusion { at, duty, intent, signature };
+    kms.writer.write(move |batch| batch.conclude(&conclusion)).await.expect("written");
     assert_eq!(resumed(), LogResume { mark: Some(mark), signed_with: vec![object] });
     assert_eq!(keeper.resume("8").expect("read"), LogResume::default(), "another device");
 }

@@ -1,5 +1,15 @@
-//! The one way to a signature: the intent with its exact bytes on disk, then the device, then the signature verified and on
-//! disk, then the answer (invariants I3 and I11).
+//! The one way to a signature: the intent with its exact bytes on disk, then the device, then the signature verified, then
+//! the answer (invariants I3 and I11).
+//!
+//! ```text
+//! order ─▶ intent on disk ─▶ device ─▶ verified ─▶ result on disk ─▶ an artifact's signature is released
+//!                                          └─▶ a message is released;  its result is written with the next intents
+//! ```
+//!
+//! An artifact's signature is on disk before it leaves, so that no power cut makes a second one. A message is the same
+//! whatever its signature, so that one whose result was lost with the power is made again of the same bytes, which is all
+//! that its intent allows: to wait for the disk a second time would keep nothing from happening. ARCHITECTURE section 9 has
+//! the argument in full.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -20,7 +30,7 @@ use crate::audit::{Entry, LoggedKey, shortened};
 use crate::device::{DeviceError, Devices};
 use crate::pins::{KeyState, Pins};
 use crate::recent::Recent;
-use crate::store::{Head, KeyRow, Store, StoreError, Writer};
+use crate::store::{Conclusion, Head, KeyRow, Store, StoreError, Writer};
 
 /// What a signature is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -37,6 +47,14 @@ pub enum Purpose {
 impl Purpose {
     /// Every purpose.
     pub const ALL: [Purpose; 3] = [Purpose::VoteRequest, Purpose::Decision, Purpose::Action];
+
+    /// Whether a signature is on disk before it is released.
+    const fn awaits_result(self) -> bool {
+        match self {
+            Purpose::VoteRequest | Purpose::Decision => false,
+            Purpose::Action => true,
+        }
+    }
 
     /// The word for it.
     pub const fn as_str(self) -> &'static str {
@@ -102,6 +120,13 @@ impl Order {
     pub fn duty(&self) -> DutyId {
         DutyId::of(self.purpose, self.request)
     }
+
+    /// This order with what is on disk of its signature.
+    fn concluded(self, intent: Head, concluded: Concluded) -> SignedOrder {
+        let Concluded { signature, audit } = concluded;
+        let audit = if self.purpose.awaits_result() { audit } else { intent.digest };
+        SignedOrder { order: self, signature, audit }
+    }
 }
 
 /// An order and the one signature that is ever released for it.
@@ -111,7 +136,8 @@ pub struct SignedOrder {
     pub order: Order,
     /// Verified; of an ECDSA signature s is in its low half.
     pub signature: RawSignature,
-    /// The head of the audit log after the entry with the signature.
+    /// A head of the audit log that is on disk: for an artifact after the entry with the signature, for a message after its
+    /// intent.
     pub audit: Digest,
 }
 
@@ -297,17 +323,18 @@ impl Signing {
         let _turn = Turn::take(&self.turns, duty).await;
         self.usable_key(&order)?;
         let (at, intended) = ((self.clock)(), order.clone());
-        let recorded = self.writer.write(move |batch| batch.intend(at, intended)).await?;
-        if recorded.order != order {
+        let Recorded { order: on_disk, intent, result } =
+            self.writer.write(move |batch| batch.intend(at, intended)).await?;
+        if on_disk != order {
             return Err(SigningError::Conflict { purpose: order.purpose, request: order.request });
         }
-        self.orders.put(duty, Arc::new(recorded.order));
+        self.orders.put(duty, Arc::new(on_disk));
         // Again: a person may have said meanwhile that the key is compromised.
         let key = self.usable_key(&order)?;
         let digest = order.to_sign.digest(key.public_key.algorithm());
-        if let Some(Concluded { signature, audit }) = recorded.result {
-            return match key.public_key.verify(&digest, &signature) {
-                Ok(()) => Ok(SignedOrder { order, signature, audit }),
+        if let Some(concluded) = result {
+            return match key.public_key.verify(&digest, &concluded.signature) {
+                Ok(()) => Ok(order.concluded(intent, concluded)),
                 Err(_) => Err(SigningError::AuditFailed("a signature in it does not verify".into())),
             };
         }
@@ -322,10 +349,13 @@ impl Signing {
             // One that is full will be heard anyway.
             let _ = epoch.bell.try_send(());
         }
-        let (at, intent) = ((self.clock)(), recorded.intent);
-        let Concluded { signature, audit } =
-            self.writer.write(move |batch| batch.conclude(at, duty, intent, &signature)).await?;
-        Ok(SignedOrder { order, signature, audit })
+        let conclusion = Conclusion { at: (self.clock)(), duty, intent, signature };
+        // It waits before this duty's turn ends, so that whoever asks again finds it.
+        if !order.purpose.awaits_result() && self.writer.conclude_later(conclusion.clone()) {
+            return Ok(SignedOrder { order, signature: conclusion.signature, audit: intent.digest });
+        }
+        let concluded = self.writer.write(move |batch| batch.conclude(&conclusion)).await?;
+        Ok(order.concluded(intent, concluded))
     }
 
     /// Puts a refusal into the audit log. The same refusal again is not put there twice while this process remembers it.

@@ -5,23 +5,56 @@ use crate::audit;
 use crate::testing::{SmallKms, order, release};
 
 #[tokio::test]
-async fn a_signature_is_verified_with_s_in_the_low_half_and_its_entry_is_on_disk_when_it_is_returned() {
+async fn a_signature_is_verified_with_s_in_the_low_half_and_that_of_an_action_is_on_disk_when_it_is_returned()
+{
     let kms = SmallKms::new().await;
-    let signed = kms.signing.sign(order(1, "a")).await.expect("signed");
+    let order = Order { purpose: Purpose::Action, ..order(1, "a") };
+    let signed = kms.signing.sign(order.clone()).await.expect("signed");
     let key = kms.pins.key(&release()).expect("pinned").public_key;
     key.verify(&key.algorithm().digest(b"a"), &signed.signature).expect("it verifies");
     let low = p256::ecdsa::Signature::from_slice(&signed.signature.0).expect("a signature");
     assert_eq!(low, low.normalize_s());
     assert_eq!(kms.store().head().expect("read").digest, signed.audit);
-    let recorded = kms.store().recorded(order(1, "a").duty()).expect("read").expect("recorded");
+    let recorded = kms.store().recorded(order.duty()).expect("read").expect("recorded");
     let concluded = Concluded { signature: signed.signature, audit: signed.audit };
-    assert_eq!((recorded.order, recorded.result), (order(1, "a"), Some(concluded)));
+    assert_eq!((recorded.order, recorded.result), (order, Some(concluded)));
+}
+
+#[tokio::test]
+async fn the_intent_of_a_message_is_on_disk_when_it_is_returned_and_its_signature_before_the_next_intent() {
+    let kms = SmallKms::new().await;
+    let signed = kms.signing.sign(order(1, "a")).await.expect("signed");
+    let recorded = kms.store().recorded(order(1, "a").duty()).expect("read").expect("recorded");
+    assert_eq!((recorded.order, recorded.intent.digest), (order(1, "a"), signed.audit));
+    let next = kms.signing.sign(order(2, "b")).await.expect("signed");
+    let recorded = kms.store().recorded(order(1, "a").duty()).expect("read").expect("recorded");
+    assert_eq!(recorded.result.map(|result| result.signature), Some(signed.signature));
+    for head in [signed.audit, next.audit] {
+        audit::verify(&kms.store(), Some(head)).expect("the log has this head");
+    }
+}
+
+#[tokio::test]
+async fn a_message_whose_signature_was_not_written_is_made_again_of_the_same_bytes_and_no_others() {
+    let kms = SmallKms::new().await;
+    let first = kms.signing.sign(order(1, "a")).await.expect("signed");
+    let kms = kms.restart();
+    // What a power cut before the next transaction leaves.
+    let result = "DELETE FROM audit WHERE number = (SELECT result FROM duty); UPDATE duty SET result = NULL";
+    kms.file().execute_batch(result).expect("changed");
+    assert!(matches!(kms.signing.sign(order(1, "b")).await, Err(SigningError::Conflict { .. })));
+    let again = kms.signing.sign(order(1, "a")).await.expect("signed");
+    assert_eq!((&again.order, again.audit), (&first.order, first.audit));
+    let kms = kms.restart();
+    assert_eq!(kms.token.token().signed, [Digest::of(b"a"), Digest::of(b"a")]);
+    audit::verify(&kms.store(), Some(first.audit)).expect("the log is whole");
 }
 
 #[tokio::test]
 async fn a_signature_that_was_changed_in_the_file_is_not_returned() {
     let kms = SmallKms::new().await;
-    kms.signing.sign(order(1, "a")).await.expect("signed");
+    let order = Order { purpose: Purpose::Action, ..order(1, "a") };
+    kms.signing.sign(order.clone()).await.expect("signed");
     let file = kms.file();
     let number: i64 = file.query_row("SELECT result FROM duty", [], |row| row.get(0)).expect("read");
     let entry = Entry::Result {
@@ -31,7 +64,7 @@ async fn a_signature_that_was_changed_in_the_file_is_not_returned() {
     };
     let changed = assent_consensus::json::write(&entry);
     file.execute("UPDATE audit SET entry = ?1 WHERE number = ?2", (changed, number)).expect("changed");
-    let error = kms.signing.sign(order(1, "a")).await.expect_err("refused");
+    let error = kms.signing.sign(order).await.expect_err("refused");
     assert_eq!(error.reason(), "audit-failed");
 }
 
@@ -84,6 +117,7 @@ async fn an_intent_without_a_signature_is_on_disk_and_only_its_bytes_are_signed_
     let signed = kms.signing.sign(order(1, "a")).await.expect("the token is back");
     assert_eq!(signed.order, order(1, "a"));
     assert_eq!(kms.token.token().signed, [Digest::of(b"a")]);
+    kms.settled().await;
     let report = audit::verify(&kms.store(), Some(signed.audit));
     assert_eq!(report.map(|report| (report.signatures, report.open_intents)), Ok((1, 0)));
 }

@@ -1,6 +1,7 @@
 //! One write transaction: what goes into it, and the log's head as it grows.
 
 use assent_consensus::digest::Digest;
+use assent_consensus::encoding::Bytes;
 use assent_consensus::header::TrustedHeader;
 use assent_consensus::json::{self, Integer};
 use assent_consensus::jwk::Thumbprint;
@@ -20,6 +21,19 @@ use crate::signing::{Concluded, DutyId, KeyName, Order, Recorded};
 pub struct Batch<'s> {
     store: &'s Store,
     head: Head,
+}
+
+/// The signature of an order, for the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conclusion {
+    /// When it was made.
+    pub at: UnixMillis,
+    /// What for.
+    pub duty: DutyId,
+    /// The intent's place in the log.
+    pub intent: Head,
+    /// Verified; of an ECDSA signature s is in its low half.
+    pub signature: RawSignature,
 }
 
 /// A key pair that was generated, or taken over.
@@ -106,23 +120,19 @@ impl Batch<'_> {
     ///
     /// # Errors
     /// [`StoreError`]
-    pub fn conclude(
-        &mut self,
-        at: UnixMillis,
-        duty: DutyId,
-        intent: Head,
-        signature: &RawSignature,
-    ) -> Result<Concluded, StoreError> {
+    pub fn conclude(&mut self, conclusion: &Conclusion) -> Result<Concluded, StoreError> {
+        let Conclusion { at, duty, intent, signature } = conclusion;
         let place = integer(self.head.number + 1);
         if self.change(sql::SET_RESULT, (duty.digest().as_bytes(), place))? == 0 {
             let missing = || self.store.damaged("an intent that was recorded is not there");
-            let (_, result) = self.store.duty(duty)?.ok_or_else(missing)?;
+            let (_, result) = self.store.duty(*duty)?.ok_or_else(missing)?;
             return self.store.concluded(result.ok_or_else(missing)?);
         }
-        let signature_bytes = assent_consensus::encoding::Bytes(signature.0.clone());
-        let entry =
-            Entry::Result { at, intent: Integer::saturating(intent.number), signature: signature_bytes };
-        let head = self.append(&entry)?;
+        let head = self.append(&Entry::Result {
+            at: *at,
+            intent: Integer::saturating(intent.number),
+            signature: Bytes(signature.0.clone()),
+        })?;
         Ok(Concluded { signature: signature.clone(), audit: head.digest })
     }
 

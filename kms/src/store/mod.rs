@@ -7,6 +7,7 @@
 mod batch;
 mod error;
 mod format;
+mod queue;
 mod sql;
 #[cfg(test)]
 mod tests;
@@ -35,10 +36,11 @@ use crate::device::yubihsm::log::LogMark;
 use crate::pins::KeyState;
 use crate::signing::{DutyId, KeyName};
 
-pub use batch::{Batch, NewKey};
+pub use batch::{Batch, Conclusion, NewKey};
 pub use error::StoreError;
 use format::{FORMAT, recognise};
-pub use writer::{WRITER_QUEUE, Writer};
+pub use queue::WRITER_QUEUE;
+pub use writer::Writer;
 
 /// The database's name in the state directory.
 pub const FILE: &str = "kms.sqlite";

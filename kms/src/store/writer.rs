@@ -1,23 +1,28 @@
 //! The one thread that writes: all that waits goes into one transaction, so that many share one fsync. Each piece of work
 //! has a savepoint of its own: one that fails leaves nothing of its own, and takes nothing from the others.
+//!
+//! Results of signatures that are out already go along with what is written next, and are tried again until they are on disk.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rusqlite::{Transaction, TransactionBehavior};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
-use super::{Batch, Store, StoreError};
+use super::queue::{Queue, Taken};
+use super::{Batch, Conclusion, Store, StoreError};
 use crate::pins::Pins;
 
-/// The most pieces of work that wait to be written.
-pub const WRITER_QUEUE: usize = 2_048;
-/// The most pieces of work in one transaction.
-const BATCH_LIMIT: usize = 512;
+/// How long results wait for work to go along with.
+const LINGER: Duration = Duration::from_millis(10);
+/// How long they wait when they could not be written.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Hands work to the writing thread, which ends when this is dropped.
 pub struct Writer {
-    sender: Option<mpsc::Sender<Work>>,
+    queue: Arc<Queue<Work, Conclusion>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -35,21 +40,22 @@ impl Writer {
         let store = Store::open(directory)?;
         // Nothing is promised on a log whose end cannot be read.
         store.head()?;
-        let (sender, receiver) = mpsc::channel(WRITER_QUEUE);
+        let queue = Arc::new(Queue::new());
         let path: PathBuf = store.path().into();
         let failed =
             |error: std::io::Error| StoreError::Failed { path: path.clone(), why: error.to_string() };
+        let waiting = queue.clone();
         let thread = std::thread::Builder::new()
             .name("writer".into())
-            .spawn(move || write_all(&store, receiver, &pins))
+            .spawn(move || write_all(&store, &waiting, &pins))
             .map_err(failed)?;
-        Ok(Writer { sender: Some(sender), thread: Some(thread) })
+        Ok(Writer { queue, thread: Some(thread) })
     }
 
     /// Does `work` in the next transaction. Its result is on disk when this returns.
     ///
     /// # Errors
-    /// [`StoreError`]; nothing of it is written then. [`StoreError::Busy`] if [`WRITER_QUEUE`] pieces of work wait.
+    /// [`StoreError`]; nothing of it is written then. [`StoreError::Busy`] if [`WRITER_QUEUE`](super::WRITER_QUEUE) pieces of work wait.
     pub async fn write<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Batch<'_>) -> Result<T, StoreError> + Send + 'static,
@@ -73,6 +79,12 @@ impl Writer {
         answer.blocking_recv().map_err(|_| StoreError::Busy)?
     }
 
+    /// Has the result of a signature written with what is written next, or soon by itself; again and again, if it cannot be.
+    /// False, and nothing done, if [`WRITER_QUEUE`](super::WRITER_QUEUE) wait already.
+    pub fn conclude_later(&self, conclusion: Conclusion) -> bool {
+        self.queue.put_result(conclusion)
+    }
+
     fn enqueue<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Batch<'_>) -> Result<T, StoreError> + Send + 'static,
@@ -88,15 +100,13 @@ impl Writer {
                 Err(error)
             }
         });
-        let sender = self.sender.as_ref().ok_or(StoreError::Busy)?;
-        sender.try_send(work).map_err(|_| StoreError::Busy)?;
-        Ok(answer)
+        if self.queue.put(work) { Ok(answer) } else { Err(StoreError::Busy) }
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.sender = None;
+        self.queue.close();
         if let Some(thread) = self.thread.take() {
             // What it had taken is written; if it panicked, nothing of that transaction is.
             let _ = thread.join();
@@ -104,17 +114,17 @@ impl Drop for Writer {
     }
 }
 
-fn write_all(store: &Store, mut receiver: mpsc::Receiver<Work>, pins: &Pins) {
-    let mut stopped = None;
-    let mut waiting = Vec::with_capacity(BATCH_LIMIT);
-    while receiver.blocking_recv_many(&mut waiting, BATCH_LIMIT) > 0 {
-        let mut replies = Vec::with_capacity(waiting.len());
-        let mut works = waiting.drain(..);
-        let result = match &stopped {
+fn write_all(store: &Store, queue: &Queue<Work, Conclusion>, pins: &Pins) {
+    let (mut stopped, mut patience) = (None, LINGER);
+    while let Some(Taken { results, works }) = queue.next(patience) {
+        let mut replies = Vec::with_capacity(works.len());
+        let mut works = works.into_iter();
+        let written = match &stopped {
             Some(error) => Err(StoreError::clone(error)),
-            None => write_batch(store, &mut works, &mut replies, pins),
+            None => write_batch(store, &results, &mut works, &mut replies, pins),
         };
-        if let Err(error) = &result {
+        patience = if written.is_ok() { LINGER } else { RETRY_PAUSE };
+        if let Err(error) = &written {
             tracing::error!(%error, "nothing was written");
             if matches!(error, StoreError::Stopped { .. }) {
                 stopped = Some(error.clone());
@@ -123,15 +133,26 @@ fn write_all(store: &Store, mut receiver: mpsc::Receiver<Work>, pins: &Pins) {
                 // It says the same to its caller.
                 let _ = work(Err(error.clone()));
             }
+            keep(queue, results, stopped.is_some());
         }
         for reply in replies {
-            reply(result.clone());
+            reply(written.clone());
         }
+    }
+}
+
+/// Keeps results that were not written for the next transaction, if there will be one.
+fn keep(queue: &Queue<Work, Conclusion>, results: Vec<Conclusion>, is_last: bool) {
+    let lost = if is_last { results } else { queue.put_back(results).err().unwrap_or_default() };
+    for lost in lost {
+        let intent = lost.intent.number;
+        tracing::error!(intent, "a signature that is out is not in the log; its bytes are, in the intent");
     }
 }
 
 fn write_batch(
     store: &Store,
+    results: &[Conclusion],
     works: &mut impl Iterator<Item = Work>,
     replies: &mut Vec<Reply>,
     pins: &Pins,
@@ -140,6 +161,12 @@ fn write_batch(
     let transaction = store.sql(begun)?;
     // From the file, not from memory: whatever failed before, the log goes on where its last durable entry is.
     let mut batch = Batch::new(store, store.head()?);
+    // Before the work, so that whoever asks again for what was signed finds it.
+    for result in results {
+        if let Err(error) = batch.apart(|batch| batch.conclude(result))? {
+            tracing::error!(intent = result.intent.number, %error, "a signature that is out is not in the log");
+        }
+    }
     for work in works {
         match batch.apart(|batch| work(Ok(batch)))? {
             Ok(reply) => replies.push(reply),

@@ -1,8 +1,11 @@
 use assent_consensus::json::Integer;
+use assent_consensus::operational_key::RawSignature;
 use assent_consensus::time::UnixMillis;
 
 use super::*;
 use crate::audit::Entry;
+use crate::signing::Order;
+use crate::testing::order;
 
 fn writer() -> (tempfile::TempDir, Writer) {
     let directory = tempfile::tempdir().expect("a directory");
@@ -39,4 +42,50 @@ async fn work_that_fails_leaves_nothing_and_takes_nothing_from_what_is_written_w
     let store = Store::open_reader(directory.path()).expect("it opens");
     assert_eq!(store.head().expect("read").number, 4);
     assert_eq!(crate::audit::verify(&store, None).map(|report| report.entries), Ok(4));
+}
+
+/// A signature of an order whose intent is on disk.
+async fn intended(writer: &Writer, order: Order) -> Conclusion {
+    let duty = order.duty();
+    let recorded = writer.write(move |batch| batch.intend(UnixMillis::new(2), order)).await.expect("written");
+    let signature = RawSignature(vec![7; 64]);
+    Conclusion { at: UnixMillis::new(3), duty, intent: recorded.intent, signature }
+}
+
+#[tokio::test]
+async fn a_result_is_written_with_the_next_work_and_before_it() {
+    let (directory, writer) = writer();
+    let result = intended(&writer, order(1, "a")).await;
+    let (duty, intent) = (result.duty, result.intent);
+    assert!(writer.conclude_later(result));
+    let after = writer.write(|batch| batch.append(&entry(1))).await.expect("written");
+    assert_eq!(after.number, intent.number + 2);
+    let store = Store::open_reader(directory.path()).expect("it opens");
+    assert_eq!(store.duty(duty), Ok(Some((intent.number, Some(intent.number + 1)))));
+}
+
+#[tokio::test]
+async fn results_are_on_disk_when_the_writer_is_dropped() {
+    let (directory, writer) = writer();
+    let result = intended(&writer, order(1, "a")).await;
+    let duty = result.duty;
+    assert!(writer.conclude_later(result));
+    drop(writer);
+    let store = Store::open_reader(directory.path()).expect("it opens");
+    assert!(store.duty(duty).expect("read").is_some_and(|(_, result)| result.is_some()));
+}
+
+#[tokio::test]
+async fn a_result_that_could_not_be_written_is_written_later() {
+    let (directory, writer) = writer();
+    let result = intended(&writer, order(1, "a")).await;
+    let duty = result.duty;
+    let file = rusqlite::Connection::open(directory.path().join(crate::store::FILE)).expect("it opens");
+    file.execute_batch("ALTER TABLE audit RENAME TO away").expect("renamed");
+    assert!(writer.conclude_later(result));
+    writer.write(|batch| batch.append(&entry(1))).await.expect_err("there is no log");
+    file.execute_batch("ALTER TABLE away RENAME TO audit").expect("renamed");
+    writer.write(|batch| batch.append(&entry(2))).await.expect("written");
+    let store = Store::open_reader(directory.path()).expect("it opens");
+    assert!(store.duty(duty).expect("read").is_some_and(|(_, result)| result.is_some()));
 }
