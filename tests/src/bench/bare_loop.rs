@@ -1,9 +1,9 @@
 //! The baseline of `kms-sign`: what a duty costs in cryptography and on disk, and nothing else. Each operation verifies as
 //! many signatures as the KMS must check for the duty and for its own signature, appends one record with an `fdatasync`
-//! that all who wait share, and makes one `C_Sign`.
+//! that all who wait share, and makes one `C_Sign`. That of `kms-sign-slow` makes one `C_Sign` alone.
 //!
 //! It runs in a process of its own, because SoftHSM takes its configuration from the environment. It reads lines of
-//! `CALLERS VERIFICATIONS OPERATIONS` and answers each with operations a second.
+//! `CALLERS OPERATIONS` or `CALLERS OPERATIONS VERIFICATIONS` and answers each with operations a second.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -39,6 +39,18 @@ const FILE_BYTES: usize = 16 << 20;
 /// The object identifier of P-256 in DER.
 const P256: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 
+/// What one operation is.
+#[derive(Clone, Copy, Debug)]
+pub enum Work {
+    /// Verifications, a record on disk and a signature.
+    Duty {
+        /// How many signatures are verified.
+        verifications: usize,
+    },
+    /// A signature alone.
+    Signature,
+}
+
 /// The running process.
 pub struct BareLoop {
     process: Child,
@@ -55,10 +67,10 @@ impl BareLoop {
         let token = kms.token();
         let mut process = Command::new(std::env::current_exe()?)
             .arg("bare-loop")
-            .args([token.module(), token.pin_file()])
+            .args([kms.module(), token.pin_file()])
             .arg(token.serial())
             .arg(kms.home())
-            .env("SOFTHSM2_CONF", token.config())
+            .envs(kms.environment())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -71,8 +83,13 @@ impl BareLoop {
     ///
     /// # Errors
     /// It has ended.
-    pub fn measure(&mut self, callers: usize, verifications: usize, operations: usize) -> Result<f64> {
-        writeln!(self.input, "{callers} {verifications} {operations}")?;
+    pub fn measure(&mut self, callers: usize, operations: usize, work: Work) -> Result<f64> {
+        match work {
+            Work::Duty { verifications } => {
+                writeln!(self.input, "{callers} {operations} {verifications}")?;
+            }
+            Work::Signature => writeln!(self.input, "{callers} {operations}")?,
+        }
         let mut line = String::new();
         ensure!(self.output.read_line(&mut line)? > 0, "the bare loop has ended");
         Ok(line.trim().parse()?)
@@ -98,8 +115,12 @@ pub fn run(module: &Path, pin_file: &Path, serial: &str, home: &Path) -> Result<
     for line in io::stdin().lock().lines() {
         let line = line?;
         let numbers: Vec<usize> = line.split(' ').map(str::parse).collect::<Result<_, _>>()?;
-        let [callers, verifications, operations] = numbers[..] else { break };
-        println!("{}", measure(&token, &messages, &log, callers, verifications, operations)?);
+        let (callers, operations, work) = match numbers[..] {
+            [callers, operations] => (callers, operations, Work::Signature),
+            [callers, operations, verifications] => (callers, operations, Work::Duty { verifications }),
+            _ => break,
+        };
+        println!("{}", measure(&token, &messages, &log, callers, operations, work)?);
     }
     Ok(())
 }
@@ -109,30 +130,31 @@ fn measure(
     messages: &Messages,
     log: &SharedLog,
     callers: usize,
-    verifications: usize,
     operations: usize,
+    work: Work,
 ) -> Result<f64> {
     let sessions: Vec<Session> = (0..callers).map(|_| token.session()).collect::<Result<_>>()?;
     let next = AtomicUsize::new(0);
     let (next, key) = (&next, token.key);
     let begin = Instant::now();
     thread::scope(|scope| {
-        let work = |session: Session| -> Result<()> {
+        let run = |session: Session| -> Result<()> {
             loop {
                 let operation = next.fetch_add(1, Ordering::Relaxed);
                 if operation >= operations {
                     return Ok(());
                 }
-                for place in 0..verifications {
-                    messages.verify(operation + place)?;
+                if let Work::Duty { verifications } = work {
+                    for place in 0..verifications {
+                        messages.verify(operation + place)?;
+                    }
+                    log.append(&[7; RECORD_BYTES])?;
                 }
-                log.append(&[7; RECORD_BYTES])?;
                 let digest = Digest::of(&operation.to_be_bytes());
                 session.sign(&Mechanism::Ecdsa, key, digest.as_bytes())?;
             }
         };
-        let threads: Vec<_> =
-            sessions.into_iter().map(|session| scope.spawn(move || work(session))).collect();
+        let threads: Vec<_> = sessions.into_iter().map(|session| scope.spawn(move || run(session))).collect();
         threads
             .into_iter()
             .try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(anyhow!("a thread panicked"))))

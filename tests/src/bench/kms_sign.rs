@@ -1,4 +1,4 @@
-//! `kms-sign`: duties a second through the whole of the KMS.
+//! `kms-sign` and `kms-sign-slow`: duties a second through the whole of the KMS, with SoftHSM as it is and as a slow device.
 
 use anyhow::{Context as _, Result, bail};
 use assent_consensus::duty::{Duty, DutyAnswer, DutyReport};
@@ -6,12 +6,14 @@ use assent_consensus::jws::Jws;
 use assent_consensus::message::CountedMessage;
 use assent_consensus::subject::SignatureFormat;
 use assent_consensus::vote::Outcome;
+use assent_hsm_mock::Latency;
 
-use super::bare_loop::BareLoop;
+use super::bare_loop::{BareLoop, Work};
 use super::load::send_all;
-use super::{Figure, Report};
+use super::usage::Watch;
+use super::{Figure, Report, Usage};
 use crate::scripted::case::{action_due, decision_due, recorded};
-use crate::scripted::{Decided, Deployment, Kms, Opened, Plan, now};
+use crate::scripted::{Answer, Decided, Deployment, Equipment, Kms, Opened, Plan, now};
 
 pub(super) const THREE: Plan = Plan {
     contract: "three",
@@ -22,31 +24,64 @@ pub(super) const THREE: Plan = Plan {
 };
 const TWENTY: Plan =
     Plan { contract: "twenty", rule: "{ at_least = 20, of = \"all\" }", voters: 20, key: None, ..THREE };
-/// How many callers, and how many duties they send in one round.
-const LOADS: [(usize, usize); 3] = [(1, 300), (8, 1_200), (64, 2_400)];
-/// What part of the bare loop's rate is to be reached.
-const GOAL: f64 = 0.8;
 /// The KMS's own signature is verified before it is returned, whatever the duty.
 const OWN: usize = 1;
+/// How many sessions the KMS has with a slow device: one for each of the most callers, as the bare loop has.
+const SLOW_SESSIONS: usize = 64;
+
+/// A device, and what is done with it.
+struct Setting {
+    bench: &'static str,
+    /// What stands before the name of a case.
+    prefix: &'static str,
+    /// How slow the device is; nothing if it stays as it is.
+    latency: Option<Latency>,
+    /// How many callers, and how many duties they send in one round.
+    loads: [(usize, usize); 3],
+    /// What part of the bare loop's rate is to be reached.
+    goal: f64,
+}
+
+const AS_IS: Setting = Setting {
+    bench: "kms-sign",
+    prefix: "",
+    latency: None,
+    loads: [(1, 300), (8, 1_200), (64, 2_400)],
+    goal: 0.8,
+};
+const SLOW: [Setting; 2] = [
+    Setting {
+        bench: "kms-sign-slow",
+        prefix: "1ms/",
+        latency: Some(Latency::Network),
+        loads: [(1, 200), (8, 1_200), (64, 2_400)],
+        goal: 0.97,
+    },
+    Setting {
+        bench: "kms-sign-slow",
+        prefix: "75ms/",
+        latency: Some(Latency::YubiHsm),
+        loads: [(1, 20), (8, 40), (64, 96)],
+        goal: 0.97,
+    },
+];
 
 /// Measures, and prints a figure for each case.
 ///
 /// # Errors
 /// The KMS refuses what it should sign, or is not there.
 pub fn run(report: Report, rounds: usize) -> Result<()> {
-    let (kms, deployment) = Kms::deploy(&[THREE, TWENTY])?;
-    let bare = BareLoop::start(&kms)?;
-    let mut bench = Bench { kms, deployment, bare, cases: 0, measured: 0 };
-    // What happens once, such as opening sessions, is not measured.
-    bench.round(64, 64)?;
-    for (callers, duties) in LOADS {
-        let all: Vec<Vec<Rates>> =
-            (0..rounds).map(|_| bench.round(callers, duties)).collect::<Result<_>>()?;
-        for place in 0..all.first().map_or(0, Vec::len) {
-            let rounds: Vec<_> = all.iter().map(|round| (round[place].subject, round[place].bare)).collect();
-            let case = format!("{}/{callers}", all[0][place].case);
-            report.figure(&Figure::of("kms-sign", case, GOAL, &rounds));
-        }
+    Bench::start(Equipment::default())?.run(&AS_IS, report, rounds)
+}
+
+/// The same with slow devices, against signatures alone: what the KMS does besides should vanish behind the device.
+///
+/// # Errors
+/// As [`run`]; the module that delays is not built.
+pub fn run_slow(report: Report, rounds: usize) -> Result<()> {
+    for setting in &SLOW {
+        let equipment = Equipment { sessions: SLOW_SESSIONS, has_faults: true, ..Equipment::default() };
+        Bench::start(equipment)?.run(setting, report, rounds)?;
     }
     Ok(())
 }
@@ -61,49 +96,87 @@ struct Bench {
     measured: usize,
 }
 
-/// Of one kind of duty, in one round.
+/// What is measured of one kind of duty, in one round.
 struct Rates {
     case: &'static str,
     subject: f64,
     bare: f64,
+    usage: Usage,
+}
+
+/// One round: the callers, the device, and what comes of it.
+struct Round<'s> {
+    setting: &'s Setting,
+    callers: usize,
+    duties: usize,
+    rates: Vec<Rates>,
+}
+
+/// How a kind of duty is measured.
+#[derive(Clone, Copy)]
+struct Kind {
+    case: &'static str,
+    /// How many signatures it makes the KMS check.
+    checked: usize,
 }
 
 impl Bench {
-    /// One round of every kind of duty.
-    fn round(&mut self, callers: usize, duties: usize) -> Result<Vec<Rates>> {
-        let mut rates = Vec::new();
-        let three = self.open(&THREE, callers, duties, &mut rates)?;
-        let decided = self.decide(three, &THREE, callers, &mut rates)?;
-        self.act(&decided, callers, &mut rates)?;
-        let twenty = self.open(&TWENTY, callers, duties, &mut Vec::new())?;
-        self.decide(twenty, &TWENTY, callers, &mut rates)?;
-        Ok(rates)
+    fn start(equipment: Equipment) -> Result<Bench> {
+        let (kms, deployment) = Kms::deploy_with(&[THREE, TWENTY], equipment)?;
+        let bare = BareLoop::start(&kms)?;
+        Ok(Bench { kms, deployment, bare, cases: 0, measured: 0 })
     }
 
-    fn open(
-        &mut self,
-        plan: &Plan,
-        callers: usize,
-        count: usize,
-        rates: &mut Vec<Rates>,
-    ) -> Result<Vec<Opened>> {
+    fn run(&mut self, setting: &Setting, report: Report, rounds: usize) -> Result<()> {
+        // What happens once, such as opening sessions, is not measured.
+        self.round(&Setting { latency: None, ..*setting }, 64, 64)?;
+        for (callers, duties) in setting.loads {
+            let all: Vec<Vec<Rates>> =
+                (0..rounds).map(|_| self.round(setting, callers, duties)).collect::<Result<_>>()?;
+            for place in 0..all.first().map_or(0, Vec::len) {
+                let of = |round: &Vec<Rates>| (round[place].subject, round[place].bare);
+                let rates: Vec<_> = all.iter().map(of).collect();
+                let usage: Vec<Usage> = all.iter().map(|round| round[place].usage).collect();
+                let case = format!("{}{}/{callers}", setting.prefix, all[0][place].case);
+                let figure = Figure::of(setting.bench, case, setting.goal, &rates);
+                report.figure(&figure.with_usage(&usage));
+            }
+        }
+        Ok(())
+    }
+
+    /// One round of every kind of duty.
+    fn round(&mut self, setting: &Setting, callers: usize, duties: usize) -> Result<Vec<Rates>> {
+        let mut round = Round { setting, callers, duties, rates: Vec::new() };
+        // The start.
+        let opened = Kind { case: "vote-request", checked: 1 };
+        let three = self.open(&THREE, Some(opened), &mut round)?;
+        let decided = self.decide(three, &THREE, &mut round)?;
+        self.act(&decided, &mut round)?;
+        let twenty = self.open(&TWENTY, None, &mut round)?;
+        self.decide(twenty, &TWENTY, &mut round)?;
+        Ok(round.rates)
+    }
+
+    /// Has vote requests signed, and measures that if it is of a kind.
+    fn open(&mut self, plan: &Plan, kind: Option<Kind>, round: &mut Round<'_>) -> Result<Vec<Opened>> {
+        let count = round.duties;
         let names: Vec<String> = (0..count).map(|case| format!("case-{}", self.cases + case)).collect();
         self.cases += count;
         let cases = self.deployment.cases(plan.contract, &names);
         let duties = cases.iter().map(|case| self.deployment.vote_request_duty(case)).collect();
-        // The start.
-        let answers = self.measure("vote-request", 1, callers, duties, rates)?;
+        let answers = match kind {
+            Some(kind) => self.measure(kind, duties, round)?,
+            None => {
+                let bodies = batches_of_one(&self.kms, &mut self.deployment, duties)?;
+                answers(send_all(&self.kms.socket(), "/v1/duties", round.callers, &bodies)?.1)?
+            }
+        };
         let messages = answers.into_iter().map(message).collect::<Result<Vec<Jws>>>()?;
         Ok(cases.into_iter().zip(messages).map(|(case, message)| Opened::new(case, message)).collect())
     }
 
-    fn decide(
-        &mut self,
-        opened: Vec<Opened>,
-        plan: &Plan,
-        callers: usize,
-        rates: &mut Vec<Rates>,
-    ) -> Result<Vec<Decided>> {
+    fn decide(&mut self, opened: Vec<Opened>, plan: &Plan, round: &mut Round<'_>) -> Result<Vec<Decided>> {
         let voters = usize::from(plan.voters);
         let deployment = &mut self.deployment;
         let ballots: Vec<Vec<CountedMessage>> =
@@ -118,7 +191,7 @@ impl Bench {
             .collect();
         let case = if voters == 3 { "decision-3" } else { "decision-20" };
         // The vote request and the ballots.
-        let answers = self.measure(case, 1 + voters, callers, duties, rates)?;
+        let answers = self.measure(Kind { case, checked: 1 + voters }, duties, round)?;
         let decisions = answers.into_iter().map(message).collect::<Result<Vec<Jws>>>()?;
         let events = opened.iter().zip(&decisions);
         let events = events.map(|(opened, decision)| recorded(opened.case.request, decision).to_bytes());
@@ -133,7 +206,7 @@ impl Bench {
         Ok(decided.collect())
     }
 
-    fn act(&mut self, decided: &[Decided], callers: usize, rates: &mut Vec<Rates>) -> Result<()> {
+    fn act(&mut self, decided: &[Decided], round: &mut Round<'_>) -> Result<()> {
         let events =
             decided.iter().map(|decided| action_due(decided, decided.opened.case.call.subject.clone()));
         let events = events.map(|event| event.to_bytes()).collect();
@@ -143,7 +216,7 @@ impl Bench {
             .map(|(decided, due)| self.deployment.action_duty(self.deployment.bundle(decided), due))
             .collect();
         // Start, vote request, three ballots, decision, and the certificate of the block that holds the decision.
-        let answers = self.measure("action", 7, callers, duties, rates)?;
+        let answers = self.measure(Kind { case: "action", checked: 7 }, duties, round)?;
         answers.into_iter().try_for_each(|answer| match answer {
             DutyAnswer::Performed { .. } => Ok(()),
             other => bail!("the KMS did not act: {other:?}"),
@@ -151,33 +224,52 @@ impl Bench {
     }
 
     /// Has the KMS do all duties, each in a batch of its own, and the bare loop as many operations.
-    fn measure(
-        &mut self,
-        case: &'static str,
-        checked: usize,
-        callers: usize,
-        duties: Vec<Duty>,
-        rates: &mut Vec<Rates>,
-    ) -> Result<Vec<DutyAnswer>> {
+    fn measure(&mut self, kind: Kind, duties: Vec<Duty>, round: &mut Round<'_>) -> Result<Vec<DutyAnswer>> {
         let bodies = batches_of_one(&self.kms, &mut self.deployment, duties)?;
-        let mut bare = || self.bare.measure(callers, checked + OWN, bodies.len());
-        let send = || send_all(&self.kms.socket(), "/v1/duties", callers, &bodies);
+        let Round { callers, setting, .. } = *round;
+        let work = match setting.latency {
+            None => Work::Duty { verifications: kind.checked + OWN },
+            Some(latency) => {
+                be(&mut self.kms, latency)?;
+                Work::Signature
+            }
+        };
+        let process = self.kms.process().context("the KMS runs")?;
+        let mut bare = || self.bare.measure(callers, bodies.len(), work);
+        let send = || -> Result<_> {
+            let watch = Watch::begin(process)?;
+            let (subject, answers) = send_all(&self.kms.socket(), "/v1/duties", callers, &bodies)?;
+            Ok((subject, answers, watch.end(bodies.len())?))
+        };
         // Each goes first every other time.
         self.measured += 1;
-        let (bare, (subject, answers)) = if self.measured.is_multiple_of(2) {
+        let (bare, (subject, sent, usage)) = if self.measured.is_multiple_of(2) {
             let bare = bare()?;
             (bare, send()?)
         } else {
             let sent = send()?;
             (bare()?, sent)
         };
-        rates.push(Rates { case, subject, bare });
-        let answers = answers.into_iter().map(|answer| {
-            let mut report: DutyReport = serde_json::from_slice(&answer.body)?;
-            report.answers.pop().context("an answer for the duty")
-        });
-        answers.collect()
+        if setting.latency.is_some() {
+            be(&mut self.kms, Latency::AsIs)?;
+        }
+        round.rates.push(Rates { case: kind.case, subject, bare, usage });
+        answers(sent)
     }
+}
+
+/// How slow the device is from now on.
+fn be(kms: &mut Kms, latency: Latency) -> Result<()> {
+    Ok(kms.faults().context("the device can be made slow")?.be(latency, None)?)
+}
+
+/// What the answers say of the one duty in each.
+fn answers(all: Vec<Answer>) -> Result<Vec<DutyAnswer>> {
+    let answers = all.into_iter().map(|answer| {
+        let mut report: DutyReport = serde_json::from_slice(&answer.body)?;
+        report.answers.pop().context("an answer for the duty")
+    });
+    answers.collect()
 }
 
 /// The bodies that ask for each duty in a batch of its own.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! kms_sign   callers ─HTTP─▶ assent-kms ─▶ token      against   bare_loop: verify, append with fdatasync, C_Sign
+//!            callers ─HTTP─▶ assent-kms ─▶ slow token against   bare_loop: C_Sign
 //! parsec     callers ─HTTP─▶ assent-kms ─▶ token      against   callers ─▶ parsec-service ─▶ token
 //! ballots    callers ─HTTP─▶ assent node ─▶ ledger    against   verifications alone, on every core
 //! ```
@@ -15,5 +16,7 @@ pub mod kms_sign;
 mod load;
 pub mod parsec;
 mod report;
+mod usage;
 
 pub use report::{Figure, Report};
+pub use usage::Usage;

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use super::Usage;
+
 /// One line of the outcome.
 #[derive(Clone, Debug, Serialize)]
 pub struct Figure {
@@ -21,6 +23,9 @@ pub struct Figure {
     pub goal: f64,
     /// Whether it does.
     pub met: bool,
+    /// What the subject's process cost, if that was measured: the medians of the rounds.
+    #[serde(flatten)]
+    pub usage: Option<Usage>,
 }
 
 /// Prints figures as they come.
@@ -39,7 +44,16 @@ impl Figure {
         let tenths = |number: f64| (number * 10.0).round() / 10.0;
         let ratio = (ratio * 1_000.0).round() / 1_000.0;
         let (value, baseline) = (tenths(value), tenths(baseline));
-        Figure { bench, case, value, baseline, unit: "1/s", ratio, goal, met: ratio >= goal }
+        Figure { bench, case, value, baseline, unit: "1/s", ratio, goal, met: ratio >= goal, usage: None }
+    }
+
+    /// The same, with what the subject's process cost in each round.
+    pub fn with_usage(self, rounds: &[Usage]) -> Figure {
+        let cpu_ms = median(rounds.iter().map(|usage| usage.cpu_ms));
+        let peak_mib = median(rounds.iter().map(|usage| usage.peak_mib));
+        let hundredths = |number: f64| (number * 100.0).round() / 100.0;
+        let usage = Usage { cpu_ms: hundredths(cpu_ms), peak_mib: hundredths(peak_mib) };
+        Figure { usage: Some(usage), ..self }
     }
 }
 
@@ -47,8 +61,8 @@ impl Report {
     /// What stands above the figures of a table.
     pub fn head(self) {
         if !self.json {
-            println!("| bench | case | Assent, 1/s | bare, 1/s | ratio | goal | met |");
-            println!("|---|---|---:|---:|---:|---:|---|");
+            println!("| bench | case | Assent, 1/s | bare, 1/s | ratio | goal | met | CPU, ms | peak, MiB |");
+            println!("|---|---|---:|---:|---:|---:|---|---:|---:|");
         }
     }
 
@@ -57,12 +71,18 @@ impl Report {
     /// # Panics
     /// Never: a figure is JSON.
     pub fn figure(self, figure: &Figure) {
-        let Figure { bench, case, value, baseline, ratio, goal, met, .. } = figure;
+        let Figure { bench, case, value, baseline, ratio, goal, met, usage, .. } = figure;
         if self.json {
             println!("{}", serde_json::to_string(figure).expect("a figure is JSON"));
         } else {
             let met = if *met { "yes" } else { "no" };
-            println!("| {bench} | {case} | {value:.0} | {baseline:.0} | {ratio:.2} | {goal:.1} | {met} |");
+            let (cpu, peak) = match usage {
+                Some(Usage { cpu_ms, peak_mib }) => (format!("{cpu_ms:.2}"), format!("{peak_mib:.0}")),
+                None => Default::default(),
+            };
+            println!(
+                "| {bench} | {case} | {value:.0} | {baseline:.0} | {ratio:.2} | {goal} | {met} | {cpu} | {peak} |"
+            );
         }
     }
 }

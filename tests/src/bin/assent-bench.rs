@@ -8,13 +8,13 @@ use assent_tests::bench::{Report, ballots, bare_loop, kms_sign, parsec};
 use clap::{Parser, Subcommand};
 
 /// The benches, in the order in which they are run.
-const BENCHES: [&str; 3] = ["kms-sign", "parsec", "ballots"];
+const BENCHES: [&str; 4] = ["kms-sign", "kms-sign-slow", "parsec", "ballots"];
 
 /// Measures Assent, and prints each figure as a ratio to a loop that does the same cryptography and nothing else
 #[derive(Parser)]
 #[command(name = "assent-bench", version, args_conflicts_with_subcommands = true)]
 struct Arguments {
-    /// Which benches [default: all]: kms-sign, parsec, ballots
+    /// Which benches [default: all]: kms-sign, kms-sign-slow, parsec, ballots
     names: Vec<String>,
     /// Print JSON lines
     #[arg(long)]
@@ -59,6 +59,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     report.head();
     if wanted("kms-sign") {
         kms_sign::run(report, rounds)?;
+    }
+    if wanted("kms-sign-slow") {
+        kms_sign::run_slow(report, rounds)?;
     }
     if wanted("parsec") {
         parsec::run(report, rounds)?;

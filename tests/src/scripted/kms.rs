@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::{Connection, Deployment, DeploymentKeys, Plan};
 use crate::program;
 
-/// How long the daemon may take to listen, and to end.
+/// How long the daemon may take to listen, to write, and to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often it is looked whether it does.
 const LOOK: Duration = Duration::from_millis(10);
@@ -126,6 +126,17 @@ impl Kms {
         Ok((kms, deployment))
     }
 
+    /// The module by which the device is reached.
+    pub fn module(&self) -> &Path {
+        self.faults.as_ref().map_or(self.token.module(), FaultModule::module)
+    }
+
+    /// What the module needs in the environment of a process that loads it.
+    pub fn environment(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let faults = self.faults.as_ref().map(FaultModule::variable);
+        [("SOFTHSM2_CONF", self.token.config())].into_iter().chain(faults)
+    }
+
     /// A connection to the duty socket.
     ///
     /// # Errors
@@ -219,11 +230,27 @@ impl Kms {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// What the audit log holds, read from the database beside the running daemon.
+    /// What the audit log holds once there is a result of every intent: that of a message is written soon after its answer.
+    ///
+    /// # Errors
+    /// It cannot be read; an intent stays without a result.
+    pub fn audit(&self) -> Result<AuditCounts> {
+        let by = Instant::now() + PATIENCE;
+        loop {
+            let counts = self.audit_now()?;
+            if counts.intents == counts.results {
+                return Ok(counts);
+            }
+            ensure!(Instant::now() < by, "an intent has no result: {counts:?}");
+            thread::park_timeout(LOOK);
+        }
+    }
+
+    /// What the audit log holds now, read from the database beside the running daemon.
     ///
     /// # Errors
     /// It cannot be read.
-    pub fn audit(&self) -> Result<AuditCounts> {
+    fn audit_now(&self) -> Result<AuditCounts> {
         let file = self.home.path().join("state/kms.sqlite");
         let database = Database::open_with_flags(&file, OpenFlags::SQLITE_OPEN_READ_ONLY)
             .with_context(|| format!("cannot read `{}`", file.display()))?;
@@ -264,14 +291,12 @@ impl Kms {
     }
 
     fn command(&self, arguments: &[&str]) -> Result<Command> {
-        let faults = self.faults.as_ref().map(FaultModule::variable);
         let mut command = Command::new(program::find("assent-kms")?);
         command
             .args(arguments)
             .arg("--config")
             .arg(self.home.path().join("kms.toml"))
-            .env("SOFTHSM2_CONF", self.token.config())
-            .envs(faults)
+            .envs(self.environment())
             .stdin(Stdio::null());
         Ok(command)
     }
