@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ::yubihsm::authentication::Credentials;
-use ::yubihsm::object;
+use ::yubihsm::object::{self, Label};
 use ::yubihsm::{Client, Connector, HttpConfig};
 use secrecy::ExposeSecret;
 
@@ -80,6 +80,8 @@ struct Shared {
     sessions: Mutex<Sessions>,
     /// Held while a session is opened: the password is tried by one at a time.
     opening: Mutex<()>,
+    /// Keys of which it is not known whether they were made: numbers and labels.
+    unfinished: Mutex<Vec<(u16, Label)>>,
     log: LogReader,
 }
 
@@ -104,6 +106,7 @@ impl YubiHsmDriver {
             password,
             sessions: Mutex::default(),
             opening: Mutex::default(),
+            unfinished: Mutex::default(),
             log,
         };
         Ok(YubiHsmDriver { shared: Arc::new(shared), watch: Mutex::default() })
@@ -177,6 +180,10 @@ fn way(settings: &YubiHsmSettings) -> Result<Way, DeviceError> {
 impl Shared {
     fn sessions(&self) -> MutexGuard<'_, Sessions> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unfinished(&self) -> MutexGuard<'_, Vec<(u16, Label)>> {
+        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A session that nobody uses, or a new one.

@@ -1,5 +1,7 @@
 //! The objects of a YubiHSM as a [`Device`]'s: keys under numbers by chance, and epoch marks as opaque data.
 
+use std::cell::Cell;
+
 use ::yubihsm::asymmetric::Algorithm;
 use ::yubihsm::object::{Filter, Label, Origin, Type};
 use ::yubihsm::{Capability, Client, client, opaque, wrap};
@@ -106,6 +108,38 @@ impl YubiHsmDevice {
         Err(DeviceError::Failed("no free object id was found on the YubiHSM".into()))
     }
 
+    /// A key that was just made, if it is as it must be; else it is destroyed.
+    fn look_at_new(
+        &mut self,
+        id: u16,
+        capabilities: Capability,
+    ) -> Result<(ObjectId, OperationalPublicKey), DeviceError> {
+        let info = self.look(|client| client.get_object_info(id, Type::AsymmetricKey))?;
+        let is_safe = info.origin == Origin::Generated && info.capabilities == capabilities;
+        match self.point(id)?.filter(|_| is_safe) {
+            Some(key) => Ok((object_id(id), key)),
+            None => {
+                self.delete(id, Type::AsymmetricKey)?;
+                Err(DeviceError::Unsafe("generated in the device for signatures alone"))
+            }
+        }
+    }
+
+    /// Destroys keys that were made although nobody was told.
+    fn destroy_unfinished(&mut self) -> Result<(), DeviceError> {
+        loop {
+            let Some((id, label)) = self.shared.unfinished().last().cloned() else { return Ok(()) };
+            match self.call(None, |client| client.get_object_info(id, Type::AsymmetricKey)) {
+                // Another key under this number is somebody else's: that is why none was made.
+                Ok(info) if info.label.0 != label.0 || info.origin != Origin::Generated => {}
+                Ok(_) => self.delete(id, Type::AsymmetricKey)?,
+                Err(failure) if failure.code == Some(NOT_FOUND) => {}
+                Err(failure) => return Err(failure.error),
+            }
+            self.shared.unfinished().retain(|(other, _)| *other != id);
+        }
+    }
+
     fn delete(&mut self, id: u16, kind: Type) -> Result<(), DeviceError> {
         match self
             .call(Some(Use { command: DELETE, object: Some(id) }), |client| client.delete_object(id, kind))
@@ -171,19 +205,20 @@ impl Device for YubiHsmDevice {
             KeyKind::P384 => Algorithm::EcP384,
             KeyKind::Rsa3072 | KeyKind::Rsa4096 => return Err(DeviceError::NotSupported(kind)),
         };
+        self.destroy_unfinished()?;
         let (label, domains, capabilities) = (label(name), self.own()?.domains, self.key_capabilities());
-        let id = self.put_new(GENERATE, |client, id| {
+        let tried = Cell::new(None);
+        let made = self.put_new(GENERATE, |client, id| {
+            tried.set(Some(id));
             client.generate_asymmetric_key(id, label.clone(), domains, capabilities, algorithm)
-        })?;
-        let info = self.look(|client| client.get_object_info(id, Type::AsymmetricKey))?;
-        let is_safe = info.origin == Origin::Generated && info.capabilities == capabilities;
-        match self.point(id)?.filter(|_| is_safe) {
-            Some(key) => Ok((object_id(id), key)),
-            None => {
-                self.delete(id, Type::AsymmetricKey)?;
-                Err(DeviceError::Unsafe("generated in the device for signatures alone"))
-            }
+        });
+        let made = made.and_then(|id| self.look_at_new(id, capabilities));
+        if let (Err(error), Some(id)) = (&made, tried.get())
+            && error.is_lost()
+        {
+            self.shared.unfinished().push((id, label));
         }
+        made
     }
 
     fn adoptable(&mut self, object: ObjectId) -> Result<Option<Adoptable>, DeviceError> {

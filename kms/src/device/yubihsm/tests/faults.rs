@@ -123,6 +123,31 @@ fn a_connector_that_drops_half_of_the_replies_still_brings_every_signature() {
     assert_eq!(book.matched(SIGN_ECDSA), desk.simulator.calls(Command::SIGN_ECDSA));
 }
 
+#[test]
+fn a_key_that_was_made_although_nobody_was_told_is_destroyed_before_the_next_one() {
+    for (command, what) in [
+        (Command::GENERATE_ASYMMETRIC_KEY, What::DropReply),
+        (Command::GENERATE_ASYMMETRIC_KEY, What::DropCall),
+        (Command::GET_PUBLIC_KEY, What::DropReply),
+    ] {
+        let desk = Desk::new(Firmware::V2_4);
+        let (driver, book) = desk.kept();
+        let kept = make_key(&driver).0;
+        desk.simulator.script(vec![Fault::of(command, what.clone()).once()]);
+        let lost = driver.open().expect("a session").generate("one", KeyKind::P256);
+        assert!(lost.expect_err("no answer").is_lost(), "{what:?}");
+        let made = make_key(&driver).0;
+        let listed = driver.open().expect("a session").list().expect("listed");
+        let mut objects: Vec<_> = listed.iter().map(|key| key.object).collect();
+        objects.sort();
+        let mut expected = vec![kept, made];
+        expected.sort();
+        assert_eq!(objects, expected, "{what:?}");
+        driver.read_log().expect("read");
+        assert_eq!(book.findings(), [], "{what:?}");
+    }
+}
+
 /// Numbers by chance that a seed repeats (Knuth's MMIX generator).
 struct Chance(u64);
 
