@@ -183,32 +183,54 @@ pub async fn init(config: &Config) -> Result<[u8; 16], DaemonError> {
     let identity = reader.identity()?;
     let writer = Writer::start(directory, Pins::load(&reader)?)?;
     let devices = devices(config, |_| 1, |_| None)?;
-    let epoch = agree(&devices, &identity, &reader.keys()?).await?;
+    let (epoch, absent) = agree(&devices, &identity, &reader).await?;
+    if let Some((_, error)) = absent.into_iter().next() {
+        return Err(error.into());
+    }
     epoch::advance(&writer, &devices, identity.instance, epoch).await?;
     Ok(identity.instance)
 }
 
-/// The epoch on which all devices agree with the database. One that is behind, because the last step was cut short or
-/// because it is new and holds no key yet, is brought up to it.
-async fn agree(devices: &Devices, identity: &store::Identity, rows: &[KeyRow]) -> Result<u64, DaemonError> {
-    let identity = *identity;
-    let mut epochs = Vec::new();
+/// The epoch on which all devices agree with the database, and the devices that do not answer, each with the reason; these
+/// are absent from then on. One that is behind, because the last step was cut short or because it is new and holds no key
+/// yet, is brought up to it.
+///
+/// # Errors
+/// [`DaemonError`]; that of a device only if none answers, or if its configuration is wrong.
+async fn agree(
+    devices: &Devices,
+    identity: &store::Identity,
+    store: &Store,
+) -> Result<(u64, Vec<(Name, DeviceError)>), DaemonError> {
+    let (identity, rows) = (*identity, store.keys()?);
+    let (mut epochs, mut absent) = (Vec::new(), Vec::new());
     for (name, pool) in devices.iter() {
         let holds_keys = rows.iter().any(|row| row.device == *name && row.state != KeyState::Destroyed);
+        let behind = store.behind(name)?;
         // What is wrong with the epoch is no failure of the device.
-        let agreed = pool.run(move |device| match epoch::agreed(&identity, holds_keys, device) {
+        let agreed = pool.run(move |device| match epoch::agreed(&identity, behind, holds_keys, device) {
             Err(EpochError::Device(error)) => Err(error),
             agreed => Ok(agreed),
         });
-        epochs.push((pool, agreed.await??));
+        match agreed.await {
+            Ok(agreed) => epochs.push((pool, agreed?)),
+            Err(error @ (DeviceError::Setup(_) | DeviceError::Failed(_))) => return Err(error.into()),
+            Err(error) => absent.push((name.clone(), error)),
+        }
     }
+    if epochs.is_empty()
+        && let Some((_, error)) = absent.pop()
+    {
+        return Err(error.into());
+    }
+    absent.iter().for_each(|(name, _)| devices.set_absent(name));
     let newest = epochs.iter().map(|(_, epoch)| *epoch).max().unwrap_or(0);
     for (pool, _) in epochs.iter().filter(|(_, epoch)| *epoch < newest) {
         let mark = EpochMark { instance: identity.instance, epoch: newest };
         pool.run(move |device| device.put_epoch_mark(mark)).await?;
     }
-    // A database that was made before and whose only device is new.
-    Ok(newest.max(identity.epoch))
+    // A database that was made before and whose only device is new, or one whose devices that are there are behind.
+    Ok((newest.max(identity.epoch), absent))
 }
 
 /// Runs the daemon until it is told to stop.
@@ -233,7 +255,10 @@ pub async fn serve(config: Config) -> Result<(), DaemonError> {
         Some(Arc::new(DeviceLog::new(name, directory, pins.clone(), writer.clone(), clock.clone())))
     };
     let devices = Arc::new(devices(&config, |device| device.sessions, keeper)?);
-    let agreed = agree(&devices, &identity, &pins.keys()).await?;
+    let (agreed, absent) = agree(&devices, &identity, &reader).await?;
+    for (device, error) in absent {
+        tracing::error!(alarm = true, %device, %error, "the KMS starts without this device; it is taken up when it answers");
+    }
     compare_keys(&devices, pins.keys()).await?;
     let at = clock();
     let entry = Entry::Started {
@@ -243,6 +268,8 @@ pub async fn serve(config: Config) -> Result<(), DaemonError> {
     };
     writer.write(move |batch| batch.append(&entry).map(drop)).await?;
     let epoch = epoch::advance(&writer, &devices, identity.instance, agreed).await?;
+
+    tokio::spawn(epoch::take_up_absent(writer.clone(), devices.clone(), directory.clone(), pins.clone()));
 
     let (bell, due) = mpsc::channel(1);
     let bell = EpochBell { every: config.epoch_signatures, bell };
@@ -319,11 +346,12 @@ fn remove(path: &Path) {
 /// Says what is wrong with keys on the device; their rows stay as they are.
 async fn compare_keys(devices: &Devices, rows: Vec<KeyRow>) -> Result<(), DaemonError> {
     let mut differences = Vec::new();
-    for (name, pool) in devices.iter() {
+    for (name, pool) in devices.present() {
         let rows: Vec<KeyRow> = rows.iter().filter(|row| row.device == *name).cloned().collect();
         differences.extend(pool.run_slow(move |device| compare(&rows, device)).await?);
     }
-    let is_homeless = |row: &&KeyRow| row.state != KeyState::Destroyed && devices.get(&row.device).is_err();
+    let is_configured = |device: &Name| devices.iter().any(|(name, _)| name == device);
+    let is_homeless = |row: &&KeyRow| row.state != KeyState::Destroyed && !is_configured(&row.device);
     let homeless = rows.iter().filter(is_homeless);
     differences.extend(homeless.map(|row| (row.clone(), Difference::NoDevice)));
     for (row, difference) in differences {

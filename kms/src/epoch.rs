@@ -4,10 +4,15 @@
 //! next: the database says which epoch is pending; the token gets it; the database has it. A crash between two of them
 //! leaves a pair that the next start can tell from a rolled-back one.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+
+use assent_consensus::name::Name;
 
 use crate::device::{Device, DeviceError, Devices, EpochMark};
-use crate::store::{Batch, Identity, StoreError, Writer};
+use crate::pins::{KeyState, Pins};
+use crate::store::{Batch, Identity, Store, StoreError, Writer};
 
 /// Why token and database do not go together, or the epoch was not advanced.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,16 +49,26 @@ pub enum EpochError {
 }
 
 /// The epoch that a token and the database agree on, after a look at both; 0 for a token that has no mark and needs none
-/// yet, because the database is new or none of its keys is there.
+/// yet, because the database is new or none of its keys is there. `behind` is the earliest epoch that it may be of, if it
+/// was not there when the epoch was advanced.
 ///
 /// # Errors
 /// [`EpochError`]
-pub fn agreed(identity: &Identity, holds_keys: bool, device: &mut dyn Device) -> Result<u64, EpochError> {
+pub fn agreed(
+    identity: &Identity,
+    behind: Option<u64>,
+    holds_keys: bool,
+    device: &mut dyn Device,
+) -> Result<u64, EpochError> {
     let marks = device.epoch_marks()?;
     if marks.iter().any(|mark| mark.instance != identity.instance) {
         return Err(EpochError::OtherInstance);
     }
-    let legal = |epoch: u64| epoch == identity.epoch || Some(epoch) == identity.pending;
+    let newest = identity.pending.unwrap_or(identity.epoch).max(identity.epoch);
+    let legal = |epoch: u64| {
+        let is_behind = behind.is_some_and(|earliest| (earliest..=newest).contains(&epoch));
+        epoch == identity.epoch || Some(epoch) == identity.pending || is_behind
+    };
     match marks.iter().map(|mark| mark.epoch).max() {
         None if identity.epoch == 0 || !holds_keys => Ok(0),
         None => Err(EpochError::NoMark),
@@ -62,26 +77,48 @@ pub fn agreed(identity: &Identity, holds_keys: bool, device: &mut dyn Device) ->
     }
 }
 
-/// Advances the epoch from the one that was agreed on, on every device.
+/// Advances the epoch from the one that was agreed on, on every device that is there. One that is absent, or fails, is
+/// behind from then on, and the database says so.
 ///
 /// # Errors
-/// [`EpochError`]
+/// [`EpochError`]; that of a device only if none has the new epoch.
 pub async fn advance(
     writer: &Writer,
     devices: &Devices,
     instance: [u8; 16],
     from: u64,
 ) -> Result<u64, EpochError> {
+    let _turn = devices.marking().await;
     let epoch = from + 1;
+    let absent: Vec<Name> = devices.absent().cloned().collect();
     let pending = move |batch: &mut Batch<'_>| {
         batch.set_epoch(from)?;
+        absent.iter().try_for_each(|device| batch.set_behind(device, from))?;
         batch.set_pending(epoch)
     };
     writer.write(pending).await?;
-    for (_, pool) in devices.iter() {
-        pool.run(move |device| device.put_epoch_mark(EpochMark { instance, epoch })).await?;
+    let (mut abreast, mut failed) = (Vec::new(), Vec::new());
+    for (name, pool) in devices.present() {
+        match pool.run(move |device| device.put_epoch_mark(EpochMark { instance, epoch })).await {
+            Ok(()) => abreast.push(name.clone()),
+            Err(error) => failed.push((name.clone(), error)),
+        }
     }
-    writer.write(move |batch| batch.set_epoch(epoch)).await?;
+    if abreast.is_empty()
+        && let Some((_, error)) = failed.pop()
+    {
+        return Err(error.into());
+    }
+    for (device, error) in &failed {
+        tracing::error!(%device, %error, "the device is an epoch behind: it gets a mark with the next one");
+    }
+    let behind: Vec<Name> = failed.into_iter().map(|(device, _)| device).collect();
+    let advanced = move |batch: &mut Batch<'_>| {
+        abreast.iter().try_for_each(|device| batch.set_abreast(device))?;
+        behind.iter().try_for_each(|device| batch.set_behind(device, from))?;
+        batch.set_epoch(epoch)
+    };
+    writer.write(advanced).await?;
     Ok(epoch)
 }
 
@@ -104,6 +141,57 @@ pub async fn keep_advancing(
     }
 }
 
+/// How often a device is looked for that was absent.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Takes absent devices up again as they come back, until none is absent. One whose mark is wrong stays absent: a person has
+/// to look at it, and to start the KMS again.
+pub async fn take_up_absent(writer: Arc<Writer>, devices: Arc<Devices>, directory: PathBuf, pins: Pins) {
+    let mut looked_for: Vec<Name> = devices.absent().cloned().collect();
+    while !looked_for.is_empty() {
+        tokio::time::sleep(LOOK).await;
+        let mut still = Vec::new();
+        for name in looked_for {
+            match take_up(&writer, &devices, &directory, &pins, &name).await {
+                Ok(()) => tracing::info!(device = %name, "the device is there again"),
+                Err(EpochError::Device(_)) => still.push(name),
+                Err(error) => {
+                    tracing::error!(alarm = true, device = %name, %error, "the device stays unused");
+                }
+            }
+        }
+        looked_for = still;
+    }
+}
+
+async fn take_up(
+    writer: &Writer,
+    devices: &Devices,
+    directory: &Path,
+    pins: &Pins,
+    name: &Name,
+) -> Result<(), EpochError> {
+    let _turn = devices.marking().await;
+    let (identity, behind) = {
+        let store = Store::open_reader(directory)?;
+        (store.identity()?, store.behind(name)?)
+    };
+    let holds_keys = pins.keys().iter().any(|row| row.device == *name && row.state != KeyState::Destroyed);
+    let Some((_, pool)) = devices.iter().find(|(known, _)| *known == name) else { return Ok(()) };
+    let mark = EpochMark { instance: identity.instance, epoch: identity.epoch };
+    pool.run(move |device| match agreed(&identity, behind, holds_keys, device) {
+        Ok(epoch) if epoch >= mark.epoch => Ok(Ok(())),
+        Ok(_) => device.put_epoch_mark(mark).map(Ok),
+        Err(EpochError::Device(error)) => Err(error),
+        Err(error) => Ok(Err(error)),
+    })
+    .await??;
+    let device = name.clone();
+    writer.write(move |batch| batch.set_abreast(&device)).await?;
+    devices.set_present(name);
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,7 +202,7 @@ mod tests {
     fn seen(epoch: u64, pending: Option<u64>, marks: &[u64]) -> Result<u64, EpochError> {
         let mut token = MemoryToken::default();
         token.token().marks = marks.iter().map(|epoch| EpochMark { instance: OURS, epoch: *epoch }).collect();
-        agreed(&Identity { instance: OURS, epoch, pending }, true, &mut token)
+        agreed(&Identity { instance: OURS, epoch, pending }, None, true, &mut token)
     }
 
     #[test]
@@ -138,10 +226,21 @@ mod tests {
     }
 
     #[test]
+    fn a_device_that_was_away_may_be_behind_and_no_further_than_it_was() {
+        let identity = Identity { instance: OURS, epoch: 9, pending: Some(10) };
+        for (mark, legal) in [(4, false), (5, true), (7, true), (9, true), (10, true), (11, false)] {
+            let mut token = MemoryToken::default();
+            token.token().marks = vec![EpochMark { instance: OURS, epoch: mark }];
+            let agreed = agreed(&identity, Some(5), true, &mut token);
+            assert_eq!(agreed.is_ok(), legal, "{mark}: {agreed:?}");
+        }
+    }
+
+    #[test]
     fn a_token_without_a_mark_is_new_if_it_holds_no_key_of_the_database() {
         let identity = Identity { instance: OURS, epoch: 5, pending: None };
-        assert_eq!(agreed(&identity, false, &mut MemoryToken::default()), Ok(0));
-        assert_eq!(agreed(&identity, true, &mut MemoryToken::default()), Err(EpochError::NoMark));
+        assert_eq!(agreed(&identity, None, false, &mut MemoryToken::default()), Ok(0));
+        assert_eq!(agreed(&identity, None, true, &mut MemoryToken::default()), Err(EpochError::NoMark));
     }
 
     #[test]
@@ -150,7 +249,7 @@ mod tests {
         token.token().marks = vec![EpochMark { instance: [2; 16], epoch: 5 }];
         for epoch in [0, 5] {
             let identity = Identity { instance: OURS, epoch, pending: None };
-            assert_eq!(agreed(&identity, true, &mut token), Err(EpochError::OtherInstance));
+            assert_eq!(agreed(&identity, None, true, &mut token), Err(EpochError::OtherInstance));
         }
     }
 
@@ -163,10 +262,10 @@ mod tests {
         let kms = kms.restart();
         kms.token.token().fails_after_mark = false;
         let identity = kms.store().identity().expect("read");
-        let epoch = agreed(&identity, true, &mut kms.token.clone()).expect("a legal pair");
+        let epoch = agreed(&identity, None, true, &mut kms.token.clone()).expect("a legal pair");
         assert_eq!(advance(&kms.writer, &kms.devices, instance, epoch).await, Ok(2));
         let identity = kms.store().identity().expect("read");
         assert_eq!(identity, Identity { instance, epoch: 2, pending: None });
-        assert_eq!(agreed(&identity, true, &mut kms.token.clone()), Ok(2));
+        assert_eq!(agreed(&identity, None, true, &mut kms.token.clone()), Ok(2));
     }
 }

@@ -21,7 +21,7 @@ use assent_consensus::operational_key::{
 };
 
 pub use devices::Devices;
-pub use pool::{CALL_TIMEOUT, POOL_QUEUE, Pool};
+pub use pool::{CALL_TIMEOUT, POOL_QUEUE, Pool, SLOW};
 
 /// The most bytes of an [`ObjectId`].
 pub const OBJECT_ID_LIMIT: usize = 64;

@@ -2,7 +2,7 @@
 
 mod probed;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use assent_consensus::digest::Digest;
 use assent_consensus::operational_key::{Algorithm, KeyKind};
@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use crate::config::{Config, DeviceConfig, DriverConfig};
 use crate::daemon;
-use crate::device::{Device, DeviceError, DeviceKey, ObjectId};
-use crate::epoch;
+use crate::device::{Device, DeviceError, DeviceKey, ObjectId, SLOW};
+use crate::epoch::{self, EpochError};
 use crate::pins::KeyState;
 use crate::store::{self, KeyRow, Store};
 
@@ -67,8 +67,18 @@ pub fn examine(config: &Config) -> Report {
         report.add("database", pinned);
     }
     for device in &config.devices {
-        let rows: Vec<&KeyRow> = rows.iter().filter(|row| row.device == device.name).collect();
-        report.examine_device(config, device, store, &rows);
+        let rows: Vec<KeyRow> = rows.iter().filter(|row| row.device == device.name).cloned().collect();
+        let (of, config, has_store) = (device.clone(), config.clone(), store.is_some());
+        let examined = within(device, move || {
+            let mut report = Report { findings: Vec::new() };
+            let store = has_store.then(|| Store::open_reader(&config.state_directory).ok()).flatten();
+            report.examine_device(&config, &of, store.as_ref(), &rows);
+            report.findings
+        });
+        match examined {
+            Ok(findings) => report.findings.extend(findings),
+            Err(error) => report.bad(&format!("token `{}`", device.name), &error),
+        }
     }
     for row in rows.iter().filter(|row| !config.devices.iter().any(|device| device.name == row.device)) {
         let what = format!("{}, version {}", row.name, row.version);
@@ -79,14 +89,24 @@ pub fn examine(config: &Config) -> Report {
     report
 }
 
+/// Does what a device may keep from ever coming to an end: then the thread is left to the end of the process.
+///
+/// # Errors
+/// [`DeviceError::Gone`], if it takes too long.
+fn within<T: Send + 'static>(
+    device: &DeviceConfig,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, DeviceError> {
+    let limit = Duration::from_millis(device.call_timeout.get()) * SLOW;
+    let (give, result) = std::sync::mpsc::channel();
+    std::thread::spawn(move || give.send(work()));
+    result.recv_timeout(limit).map_err(|_| {
+        DeviceError::Gone(format!("a call has not returned after {limit:?}; start the token's software anew"))
+    })
+}
+
 impl Report {
-    fn examine_device(
-        &mut self,
-        config: &Config,
-        of: &DeviceConfig,
-        store: Option<&Store>,
-        rows: &[&KeyRow],
-    ) {
+    fn examine_device(&mut self, config: &Config, of: &DeviceConfig, store: Option<&Store>, rows: &[KeyRow]) {
         let report = self;
         let token = format!("token `{}`", of.name);
         let device = daemon::driver(config, of, None).and_then(|driver| Ok((driver.connect()?, driver)));
@@ -112,8 +132,11 @@ impl Report {
         if let Some(store) = store {
             let identity = store.identity();
             let agreed = identity
-                .map_err(Into::into)
-                .and_then(|identity| epoch::agreed(&identity, !rows.is_empty(), device.as_mut()));
+                .and_then(|identity| Ok((identity, store.behind(&of.name)?)))
+                .map_err(EpochError::from)
+                .and_then(|(identity, behind)| {
+                    epoch::agreed(&identity, behind, !rows.is_empty(), device.as_mut())
+                });
             report.add(
                 "epoch",
                 agreed.map(|epoch| match epoch {

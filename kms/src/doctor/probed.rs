@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::config::{Config, DriverConfig};
-use crate::daemon;
+use crate::daemon::{self, DaemonError};
 use crate::device::pkcs11::Probe;
 
 /// What was found out about one device.
@@ -24,11 +24,11 @@ pub fn probe(config: &Config) -> Vec<Probed> {
         if !matches!(device.driver, DriverConfig::Pkcs11 { .. }) {
             return Probed { device: name, probe: None, error: None };
         }
-        let probe = daemon::pin(config, device)
-            .map_err(Into::into)
-            .and_then(|pin| daemon::pkcs11_driver(device, pin))
-            .and_then(|driver| Ok(driver.probe()?));
-        match probe {
+        let (config, of) = (config.clone(), device.clone());
+        let probe = super::within(device, move || -> Result<Probe, DaemonError> {
+            Ok(daemon::pkcs11_driver(&of, daemon::pin(&config, &of)?)?.probe()?)
+        });
+        match probe.map_err(DaemonError::from).and_then(|probe| probe) {
             Ok(probe) => Probed { device: name, probe: Some(probe), error: None },
             Err(error) => Probed { device: name, probe: None, error: Some(error.to_string()) },
         }

@@ -247,6 +247,22 @@ impl Batch<'_> {
         self.run(sql::SET_PENDING, [integer(epoch)])
     }
 
+    /// Says that a device was not there when the epoch was advanced from this one; what was said before stays.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn set_behind(&self, device: &Name, epoch: u64) -> Result<(), StoreError> {
+        self.run(sql::SET_BEHIND, (device.as_str(), integer(epoch)))
+    }
+
+    /// Says that a device has the database's epoch.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn set_abreast(&self, device: &Name) -> Result<(), StoreError> {
+        self.run(sql::SET_ABREAST, [device.as_str()])
+    }
+
     /// Says that an epoch is on the token.
     ///
     /// # Errors

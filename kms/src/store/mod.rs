@@ -298,6 +298,16 @@ impl Store {
         self.sql(self.statement(sql::KMS)?.query_row([], read))
     }
 
+    /// The earliest epoch whose mark a device may have, if it was not there when the epoch was advanced.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn behind(&self, device: &Name) -> Result<Option<u64>, StoreError> {
+        let epoch =
+            self.statement(sql::BEHIND)?.query_row([device.as_str()], |row| row.get::<_, i64>(0)).optional();
+        Ok(self.sql(epoch)?.map(i64::cast_unsigned))
+    }
+
     /// All keys, in order of name and version.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 pub(crate) const APPLICATION_ID: i64 = 0x4173_4b6d;
 
 /// Migration n leads from `PRAGMA user_version` n to n + 1.
-pub(crate) const MIGRATIONS: [&str; 3] = ["
+pub(crate) const MIGRATIONS: [&str; 4] = ["
 -- `pending` is the epoch that is being put on the token.
 CREATE TABLE kms (
     one      INTEGER PRIMARY KEY CHECK (one = 1),
@@ -94,11 +94,21 @@ CREATE TABLE device_log (
     digest BLOB NOT NULL CHECK (length(digest) = 16),
     PRIMARY KEY (device, serial)
 ) STRICT, WITHOUT ROWID;
+", "
+-- Devices that were not there when the epoch was advanced: their mark is of `epoch` or later.
+CREATE TABLE behind (
+    device TEXT PRIMARY KEY,
+    epoch  INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 "];
 
 pub(crate) const INSERT_KMS: &str = "INSERT INTO kms (one, instance, epoch, pending) VALUES (1, ?1, 0, NULL)";
 pub(crate) const KMS: &str = "SELECT instance, epoch, pending FROM kms WHERE one = 1";
 pub(crate) const SET_PENDING: &str = "UPDATE kms SET pending = ?1 WHERE one = 1";
+pub(crate) const BEHIND: &str = "SELECT epoch FROM behind WHERE device = ?1";
+pub(crate) const SET_BEHIND: &str =
+    "INSERT INTO behind (device, epoch) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+pub(crate) const SET_ABREAST: &str = "DELETE FROM behind WHERE device = ?1";
 pub(crate) const SET_EPOCH: &str = "UPDATE kms SET epoch = ?1, pending = NULL WHERE one = 1";
 
 pub(crate) const KEYS: &str =

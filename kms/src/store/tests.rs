@@ -17,6 +17,7 @@ fn age(file: &Connection) {
         DROP TABLE key;
         ALTER TABLE old_key RENAME TO key;
         DROP TABLE device_log;
+        DROP TABLE behind;
         PRAGMA user_version = 1;",
     )
     .expect("aged");

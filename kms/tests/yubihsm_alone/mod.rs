@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use crate::adoption::entries;
 use crate::daemon::{Home, done, refused};
-use assent_yubihsm_simulator::{Firmware, Settings, Simulator};
+use assent_yubihsm_simulator::{Fault, Firmware, Settings, Simulator, What};
 use yubihsm::object::Label;
 use yubihsm::{Capability, Client, Connector, Credentials, Domain, HttpConfig, asymmetric, authentication};
 
@@ -17,8 +17,18 @@ fn somebody_else(simulator: &Simulator) -> Client {
     Client::open(connector, Credentials::default(), false).expect("a session")
 }
 
-/// A KMS over a new device, as an operator sets it up. The poll is short, so that the test is.
+/// A KMS over a new device, as an operator sets it up.
 fn set_up(firmware: Firmware) -> (Home, Simulator) {
+    let (home, simulator, device) = device(firmware);
+    fs::write(home.path("kms.toml"), format!("{HEAD}{device}")).expect("written");
+    done(&home.run(&["init"]));
+    (home, simulator)
+}
+
+const HEAD: &str = "state_directory = \"state\"\nsocket = \"kms.sock\"\nadmin_socket = \"admin.sock\"\n";
+
+/// A new device, and what the configuration says of it. The poll is short, so that the test is.
+fn device(firmware: Firmware) -> (Home, Simulator, String) {
     let simulator = Simulator::start(Settings { firmware, ..Settings::default() }).expect("started");
     let key = authentication::Key::derive_from_password(OWN_PASSWORD.as_bytes());
     let (label, algorithm) = (Label::from("assent"), authentication::Algorithm::YubicoAes);
@@ -45,15 +55,12 @@ fn set_up(firmware: Firmware) -> (Home, Simulator) {
     let home = Home::new();
     fs::write(home.path("password"), OWN_PASSWORD).expect("written");
     fs::set_permissions(home.path("password"), fs::Permissions::from_mode(0o600)).expect("set");
-    let config = format!(
-        "state_directory = \"state\"\nsocket = \"kms.sock\"\nadmin_socket = \"admin.sock\"\n[[device]]\nname = \"main\"\n\
-         driver = \"yubihsm\"\nconnector = \"{}\"\nauthentication_key = 2\nlog_poll = \"200ms\"\npin_file = \"password\"\n\
-         sessions = 4\n",
+    let device = format!(
+        "[[device]]\nname = \"yubihsm\"\ndriver = \"yubihsm\"\nconnector = \"{}\"\nauthentication_key = 2\n\
+         log_poll = \"200ms\"\npin_file = \"password\"\nsessions = 4\n",
         simulator.url()
     );
-    fs::write(home.path("kms.toml"), config).expect("written");
-    done(&home.run(&["init"]));
-    (home, simulator)
+    (home, simulator, device)
 }
 
 #[test]
@@ -127,4 +134,37 @@ fn a_kms_says_what_is_wrong_with_its_device_and_does_not_start() {
     refused(&output, 1, "the YubiHSM has no authentication key 2: it was reset, or is another one");
     drop(simulator);
     refused(&home.run(&["serve"]), 1, "look whether it runs");
+}
+
+#[test]
+fn a_device_that_is_out_at_the_start_stops_only_its_own_keys_and_is_taken_up_when_it_is_back() {
+    let (home, simulator, device) = device(Firmware::V2_4);
+    let first = fs::read_to_string(home.path("kms.toml")).expect("there");
+    fs::write(home.path("kms.toml"), format!("{first}{device}")).expect("written");
+    done(&home.run(&["init"]));
+    let kms = home.serve();
+    let there = ["key", "create", "--device", "yubihsm", "--key"];
+    done(&home.run(&[&there[..], &["backup"]].concat()));
+    assert_eq!(kms.stop(), Some(0));
+
+    simulator.script(vec![Fault::of_all(What::NoDevice)]);
+    // Two starts without it: it is two epochs behind then.
+    for key in ["release", "other"] {
+        let kms = home.serve();
+        assert!(kms.log.contains("the KMS starts without this device"), "{}", kms.log);
+        done(&home.run(&["key", "create", "--key", key]));
+        let refused_there = home.run(&[&there[..], &["third"]].concat());
+        refused(&refused_there, 1, "has not answered rightly since the KMS was started");
+        assert_eq!(kms.stop(), Some(0));
+    }
+    let mut kms = home.serve();
+    simulator.script(Vec::new());
+    kms.wait_for("the device is there again");
+    done(&home.run(&[&there[..], &["third"]].concat()));
+    assert_eq!(kms.stop(), Some(0));
+    let kms = home.serve();
+    assert!(!kms.log.contains("the KMS starts without this device"), "{}", kms.log);
+    let doctor = home.json(&["doctor"]);
+    assert!(doctor["findings"].as_array().expect("a list").iter().all(|finding| finding["well"] == true));
+    assert_eq!(kms.stop(), Some(0));
 }

@@ -109,7 +109,6 @@ fn rows() -> Vec<Row> {
                 What::RemoveToken,
                 What::Answer("0x80000042".into()),
             ],
-            "C_GetInfo" => Vec::new(),
             "C_SignInit" | "C_FindObjects" | "C_FindObjectsInit" => {
                 vec![What::DropSession, What::LogOut, What::RemoveToken, What::Hang]
             }
@@ -154,14 +153,15 @@ impl Bench {
         let triggers = match row.way {
             Way::Reopen => trigger("CKR_SESSION_CLOSED").to_vec(),
             Way::Reinitialise => trigger("CKR_CRYPTOKI_NOT_INITIALIZED").to_vec(),
-            Way::Sign | Way::Epoch | Way::CreateKey | Way::Doctor => Vec::new(),
+            Way::Sign | Way::Epoch | Way::CreateKey | Way::Doctor | Way::Probe => Vec::new(),
         };
         let module = faults(&mut self.scene)?;
         module.calls()?;
         module.set(triggers.into_iter().chain([fault]).collect())?;
         let told = match row.way {
             Way::CreateKey => self.create_keys()?,
-            Way::Doctor => self.doctor(),
+            Way::Doctor => self.doctor(&["doctor"]),
+            Way::Probe => self.doctor(&["doctor", "--probe"]),
             Way::Sign | Way::Reopen | Way::Reinitialise | Way::Epoch => self.sign_under_faults(&row)?,
         };
         let calls = self.calls_until_met(&row)?;
@@ -258,13 +258,14 @@ impl Bench {
         Ok(told.join(", "))
     }
 
-    fn doctor(&self) -> String {
-        match self.scene.kms.run(&["doctor"]) {
+    fn doctor(&self, command: &[&str]) -> String {
+        match self.scene.kms.run(command) {
             Ok(_) => String::new(),
             Err(error) => {
                 let text = error.to_string();
-                let wrong = text.lines().find(|line| line.contains("WRONG")).unwrap_or("failed");
-                format!("`doctor`: {}", wrong.trim())
+                let wrong =
+                    text.lines().find(|line| line.contains("WRONG") || line.contains("cannot be probed"));
+                format!("`{}`: {}", command.join(" "), wrong.unwrap_or("failed").trim())
             }
         }
     }

@@ -16,6 +16,8 @@ pub(super) enum Way {
     CreateKey,
     /// By a person who runs `assent-kms doctor`.
     Doctor,
+    /// By a person who runs `assent-kms doctor --probe`.
+    Probe,
 }
 
 /// A function, the way to its call, and its return codes.
@@ -41,6 +43,7 @@ const SHARED: [Shared; 3] = [
             "C_GetInfo",
             "C_GetSlotList",
             "C_GetTokenInfo",
+            "C_GetMechanismList",
             "C_OpenSession",
         ],
     },
@@ -83,6 +86,18 @@ pub(super) const FUNCTIONS: &[Function] = &[
         way: Way::Reopen,
         codes: &[
             "CKR_ARGUMENTS_BAD",
+            "CKR_CRYPTOKI_NOT_INITIALIZED",
+            "CKR_SLOT_ID_INVALID",
+            "CKR_TOKEN_NOT_PRESENT",
+            "CKR_TOKEN_NOT_RECOGNIZED",
+        ],
+    },
+    Function {
+        name: "C_GetMechanismList",
+        way: Way::Probe,
+        codes: &[
+            "CKR_ARGUMENTS_BAD",
+            "CKR_BUFFER_TOO_SMALL",
             "CKR_CRYPTOKI_NOT_INITIALIZED",
             "CKR_SLOT_ID_INVALID",
             "CKR_TOKEN_NOT_PRESENT",

@@ -91,7 +91,12 @@ impl Pkcs11Driver {
 
     fn open(&self) -> Result<Pkcs11Device, DeviceError> {
         let visit = self.module.visit(&self.path, PATIENCE)?;
-        let (slot, token) = self.choose(visit.context())?;
+        let chosen = self.choose(visit.context()).inspect_err(|error| {
+            if error.is_lost() {
+                self.module.look_again();
+            }
+        });
+        let (slot, token) = chosen?;
         let token_name = format!("{} {} {}", token.manufacturer_id(), token.serial_number(), token.label());
         if !self.module.claim(&token_name, self.number) {
             return Err(DeviceError::Setup(format!(

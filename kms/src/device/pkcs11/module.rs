@@ -20,6 +20,9 @@ use crate::device::DeviceError;
 /// The modules of this process by path: two devices of one module share its initialisation.
 static MODULES: LazyLock<Mutex<HashMap<PathBuf, Arc<Module>>>> = LazyLock::new(Mutex::default);
 
+/// How often a module is initialised anew for a token that it does not show, while it has sessions with another one.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
 /// A module. No lock is held while it is called.
 pub(super) struct Module {
     path: PathBuf,
@@ -38,6 +41,7 @@ struct State {
     sessions: Vec<Weak<Held>>,
     /// The tokens of this module that a driver has taken, each with the driver's number.
     claims: Vec<(String, u64)>,
+    started: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -188,6 +192,16 @@ impl Module {
         }
     }
 
+    /// A token is not among those that the module shows. Most show one that came back only when they are initialised anew:
+    /// that is done if nobody has a session, or else at most every [`LOOK_AGAIN`], since those who have one must open
+    /// another.
+    pub(super) fn look_again(&self) {
+        self.must_restart_if_unused();
+        if self.state().started.is_some_and(|started| started.elapsed() >= LOOK_AGAIN) {
+            self.must_restart();
+        }
+    }
+
     /// Keeps an eye on a new session, so that it can be taken away.
     pub(super) fn hold(&self, open: Open) -> Arc<Held> {
         let held = Arc::new(Held(Mutex::new(Some(open))));
@@ -262,6 +276,7 @@ impl Module {
             Ok(context) => {
                 state.loaded = Some(context);
                 state.phase = Phase::Running;
+                state.started = Some(Instant::now());
                 Ok(state)
             }
             Err(error) => {

@@ -1,11 +1,11 @@
-use assent_consensus::operational_key::{Algorithm, KeyKind, MessageDigest, VerificationKey};
-use assent_hsm_mock::{SoftHsmToken, with_token};
+use assent_consensus::operational_key::{Algorithm, KeyKind, MessageDigest, RawSignature, VerificationKey};
+use assent_hsm_mock::{Fault, FaultModule, SoftHsmToken, with_token};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass};
 
 use super::algorithm::P256_PARAMETERS;
 use super::*;
-use crate::device::EpochMark;
+use crate::device::{EpochMark, ObjectId};
 
 fn driver(token: &SoftHsmToken) -> Pkcs11Driver {
     let pin = PinSource::new(&"main".parse().expect("a name"), Some(token.pin_file()), token.directory())
@@ -185,6 +185,98 @@ fn keys_of_every_kind_sign_by_every_algorithm_that_fits_them() {
                 can[..],
                 [Attribute::Sign(true), Attribute::Decrypt(false), Attribute::Unwrap(false)]
             ));
+        }
+    });
+}
+
+fn sign(device: &mut dyn Device, object: ObjectId) -> Result<RawSignature, DeviceError> {
+    device.sign(object, Algorithm::ES256, &Algorithm::ES256.digest(b"a"))
+}
+
+#[test]
+fn a_key_that_somebody_else_destroyed_is_missed_and_not_looked_for_for_ever() {
+    with_token!("robbed", |token| {
+        let driver = driver(token);
+        let mut device = driver.connect().expect("the token");
+        let (object, _) = device.generate("a key", KeyKind::P256).expect("generated");
+        sign(device.as_mut(), object).expect("signed");
+        let mut other = driver.connect().expect("a second session");
+        other.destroy(object).expect("destroyed");
+        // Its handle is of no use any more: whoever holds the session asks with a new one.
+        assert!(sign(device.as_mut(), object).expect_err("no key").is_lost());
+        let mut fresh = driver.connect().expect("a new session");
+        assert_eq!(sign(fresh.as_mut(), object), Err(DeviceError::NoKey(object)));
+    });
+}
+
+#[test]
+fn two_private_keys_with_one_id_are_not_guessed_between() {
+    with_token!("twins", |token| {
+        let driver = driver(token);
+        let device = driver.open().expect("the token");
+        let id = vec![7; 16];
+        for _ in 0..2 {
+            let named = [Attribute::Token(true), Attribute::Id(id.clone())];
+            let public = [&named[..], &[Attribute::EcParams(P256_PARAMETERS.to_vec())]].concat();
+            let private = [&named[..], &[Attribute::Sensitive(true), Attribute::Sign(true)]].concat();
+            device
+                .call(|session| session.generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private))
+                .expect("generated");
+        }
+        let mut device = driver.connect().expect("a session");
+        let refused = sign(device.as_mut(), ObjectId::from([7; 16])).expect_err("which?");
+        assert!(refused.to_string().contains("two private keys have the id"), "{refused}");
+    });
+}
+
+/// Invariant I12, in the life of one process.
+#[test]
+fn a_pin_that_is_wrong_at_a_reconnect_is_tried_once() {
+    with_token!("changed", |token| {
+        let mut faults = FaultModule::over(token.module(), token.directory()).expect("built");
+        faults.write_down_calls_of(&["C_Login"]).expect("written");
+        let pin = PinSource::new(&"main".parse().expect("a name"), Some(token.pin_file()), token.directory())
+            .expect("a file");
+        let driver = Pkcs11Driver::new(faults.module(), &token.uri(), pin.clone(), Profile::default())
+            .expect("a good URI");
+        drop(driver.connect().expect("the token"));
+        faults.set(vec![Fault::answer("C_Login", "CKR_PIN_INCORRECT")]).expect("written");
+        for _ in 0..5 {
+            let refused = driver.connect().err().expect("refused");
+            assert!(matches!(refused, DeviceError::Pin(_)), "{refused:?}");
+        }
+        let logins = faults.calls().expect("written down");
+        assert_eq!(logins.iter().filter(|call| call.code == "CKR_PIN_INCORRECT").count(), 1, "{logins:?}");
+        faults.lift().expect("written");
+        assert!(driver.connect().is_err(), "a person has not looked yet");
+        assert!(pin.retry().expect("removed"));
+        driver.connect().expect("the token");
+    });
+}
+
+#[test]
+fn a_module_is_never_finalised_under_a_call_however_many_sessions_fail_at_once() {
+    with_token!("restarts", |token| {
+        // The module ends the process if it is.
+        let faults = FaultModule::over(token.module(), token.directory()).expect("built");
+        let pin = PinSource::new(&"main".parse().expect("a name"), Some(token.pin_file()), token.directory())
+            .expect("a file");
+        let driver =
+            Pkcs11Driver::new(faults.module(), &token.uri(), pin, Profile::default()).expect("a good URI");
+        let (object, _) =
+            driver.connect().expect("the token").generate("a key", KeyKind::P256).expect("generated");
+        for round in 0..40 {
+            let fault = Fault::answer("C_SignInit", "CKR_CRYPTOKI_NOT_INITIALIZED").times(1 + round % 4);
+            faults.set(vec![fault]).expect("written");
+            std::thread::scope(|scope| {
+                for _ in 0..6 {
+                    scope.spawn(|| {
+                        let once = || sign(driver.connect().ok()?.as_mut(), object).ok();
+                        let signed = (0..10).any(|_| once().is_some());
+                        assert!(signed, "ten tries are enough");
+                    });
+                }
+            });
         }
     });
 }

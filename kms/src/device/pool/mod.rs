@@ -31,7 +31,7 @@ pub const POOL_QUEUE: usize = 1_024;
 /// How long a piece of work may keep a device, unless the configuration says otherwise.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many times as long it may take to make a key, or to look at all keys.
-const SLOW: u32 = 12;
+pub const SLOW: u32 = 12;
 
 /// A pool of sessions with one device. Its threads end when it is dropped, but for those that do not come back from the
 /// device.
