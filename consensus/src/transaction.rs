@@ -73,6 +73,18 @@ pub enum Carrier {
     },
 }
 
+impl Carrier {
+    /// The head of the KMS's audit log that came with it, if it is a result of the KMS's.
+    pub fn audit(&self) -> Option<Digest> {
+        match self {
+            Carrier::VoteRequest { audit, .. }
+            | Carrier::Decision { audit, .. }
+            | Carrier::Result { audit, .. } => Some(*audit),
+            Carrier::Call { .. } | Carrier::Answer { .. } => None,
+        }
+    }
+}
+
 /// Why bytes are not a transaction.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TransactionError {

@@ -401,3 +401,49 @@ const CODES: [&str; 9] = [
     "already-voted",
     "too-late",
 ];
+
+#[test]
+fn an_audit_log_that_was_cut_short_is_found_by_the_heads_on_the_logs() {
+    let mut deployment = deployment();
+    block_on(async {
+        let votes = [("engineer-1", Approve), ("engineer-2", Approve)];
+        let played = play(deployment.desk(), "release-signing", "ci", "heads", &votes).await?;
+        assert_eq!(played.2, CaseOutcome::Done);
+        Ok(())
+    });
+    let genesis = deployment.genesis_file().display().to_string();
+    let heads = |chain: &str| {
+        let (file, to) = (format!("node/data/{chain}.ledger"), format!("{chain}.heads"));
+        let arguments =
+            ["ledger", "check", &file, "--chain", chain, "--genesis", &genesis, "--audit-heads", &to];
+        let output = deployment.assent(&arguments).expect("it runs");
+        assert!(output.status.success(), "{}", said(&output));
+        to
+    };
+    let [process, consensus] = ["process", "consensus"].map(heads);
+    let verify = |file: &str| deployment.assent_kms(&["audit", "verify", "--heads", file]).expect("it runs");
+    for (file, count) in [(&process, 1), (&consensus, 2)] {
+        let text = std::fs::read_to_string(deployment.directory().join(file)).expect("written");
+        assert_eq!(text.lines().count(), count, "{text}");
+        let output = verify(file);
+        assert!(output.status.success(), "{}", said(&output));
+    }
+    deployment.kms().stop().unwrap_or_else(|error| panic!("{error:#}"));
+    let database =
+        rusqlite::Connection::open(deployment.directory().join("kms/kms.sqlite")).expect("it opens");
+    let last: i64 = database
+        .query_row("SELECT max(intent) - 1 FROM duty", [], |row| row.get(0))
+        .expect("there are duties");
+    database
+        .execute_batch(&format!(
+            "DELETE FROM audit WHERE number > {last}; DELETE FROM duty WHERE intent > {last};
+             UPDATE duty SET result = NULL WHERE result > {last}"
+        ))
+        .expect("cut");
+    drop(database);
+    let output = deployment.assent_kms(&["audit", "verify"]).expect("it runs");
+    assert!(output.status.success(), "it looks whole: {}", said(&output));
+    let output = deployment.assent_kms(&["audit", "verify", "--heads", &process]).expect("it runs");
+    assert_eq!(output.status.code(), Some(4), "{}", said(&output));
+    assert!(said(&output).contains("entries were cut off"), "{}", said(&output));
+}

@@ -10,7 +10,7 @@ use assent_consensus::name::Name;
 use assent_consensus::transaction::Transaction;
 use rusqlite::types::Value;
 
-use crate::block::{self, Proposal};
+use crate::block::{self, Block, Proposal};
 use crate::error::{BlockError, LedgerError};
 use crate::ledger::Ledger;
 use crate::signatures;
@@ -31,8 +31,8 @@ pub struct Checked {
 impl Ledger {
     /// Verifies everything that is in the ledger at `path`: the file's structure, every certificate, and, by executing
     /// every transaction again, every header, event and value of the state, and all indexes. Nothing is written, and the
-    /// ledger may be in use; what is recorded meanwhile is not looked at. `progress` is told how many blocks are done, and
-    /// of how many.
+    /// ledger may be in use; what is recorded meanwhile is not looked at. `progress` is told how many blocks are done, of
+    /// how many, and what the last one holds.
     ///
     /// # Errors
     /// [`LedgerError::Refused`] names the first block that is wrong, [`LedgerError::Damaged`] what else is; and those of
@@ -43,7 +43,7 @@ impl Ledger {
         chain: Name,
         validators: Validators,
         contract: Arc<dyn Contract>,
-        mut progress: impl FnMut(u64, u64),
+        mut progress: impl FnMut(u64, u64, &[Transaction]),
     ) -> Result<Checked, LedgerError> {
         let stored = Store::open_existing(path, deployment, &chain)?;
         let scratch = Store::scratch(deployment, &chain)?;
@@ -56,8 +56,8 @@ impl Ledger {
             }
             let blocks = stored.tip()?.map_or(0, |row| row.header.header().height.get());
             for height in 1..=blocks {
-                replay.repeat(stored, height)?;
-                progress(height, blocks);
+                let block = replay.repeat(stored, height)?;
+                progress(height, blocks, &block.transactions);
             }
             for (what, query) in [
                 ("state", sql::ALL_STATE),
@@ -74,7 +74,7 @@ impl Ledger {
     }
 
     /// Executes the stored block of `height` again, and records it here too.
-    fn repeat(&mut self, stored: &Store, height: u64) -> Result<(), LedgerError> {
+    fn repeat(&mut self, stored: &Store, height: u64) -> Result<Block, LedgerError> {
         let refuse = |why| LedgerError::Refused { height, why };
         let row =
             stored.block(height)?.ok_or_else(|| stored.damaged(format!("block {height} is missing")))?;
@@ -95,7 +95,8 @@ impl Ledger {
         if stored.events(&row)? != block.events {
             return Err(refuse(BlockError::StoredDiffers("events")));
         }
-        self.record(&block, &row.certificate)
+        self.record(&block, &row.certificate)?;
+        Ok(block)
     }
 }
 

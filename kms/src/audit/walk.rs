@@ -50,25 +50,25 @@ pub enum AuditError {
     Store(#[from] StoreError),
 }
 
-/// Walks the log from its first entry, and looks for `known`, a head that came with a result, if there is one.
+/// Walks the log from its first entry, and looks for the heads in `known`, which came with results.
 ///
 /// # Errors
 /// [`AuditError`], with the first entry that is wrong.
-pub fn verify(store: &Store, known: Option<Digest>) -> Result<AuditReport, AuditError> {
+pub fn verify(store: &Store, known: &[Digest]) -> Result<AuditReport, AuditError> {
     store.check_integrity().map_err(|error| AuditError::Table(error.to_string()))?;
     let mut walk = Walk { instance: store.identity()?.instance, ..Walk::default() };
-    let mut is_known = known.is_none();
+    let mut missing: BTreeSet<Digest> = known.iter().copied().collect();
     store.each_entry(0, |number, bytes, head| {
-        is_known |= known == Some(head);
+        missing.remove(&head);
         walk.step(number, bytes, head).map_err(|why| AuditError::Entry { number, why })
     })?;
     if walk.entries == 0 {
         return Err(AuditError::Entry { number: 1, why: "the log is empty".into() });
     }
     walk.compare(store)?;
-    match known {
-        Some(head) if !is_known => Err(AuditError::UnknownHead(head)),
-        _ => Ok(walk.report()),
+    match known.iter().find(|head| missing.contains(head)) {
+        Some(head) => Err(AuditError::UnknownHead(*head)),
+        None => Ok(walk.report()),
     }
 }
 

@@ -49,9 +49,21 @@ pub(super) fn retry_pin(config: &Config, screen: &Screen) -> Result<(), Failure>
     })
 }
 
-pub(super) fn audit_verify(config: &Config, head: Option<Digest>, screen: &Screen) -> Result<(), Failure> {
+pub(super) fn audit_verify(
+    config: &Config,
+    head: Option<Digest>,
+    heads: Option<&Path>,
+    screen: &Screen,
+) -> Result<(), Failure> {
+    let mut known: Vec<Digest> = head.into_iter().collect();
+    if let Some(path) = heads {
+        let failed = |why: &dyn std::fmt::Display| Failure::failed(format!("`{}`: {why}", path.display()));
+        for line in std::fs::read_to_string(path).map_err(|error| failed(&error))?.lines() {
+            known.push(line.parse().map_err(|error| failed(&error))?);
+        }
+    }
     let store = Store::open_reader(&config.state_directory)?;
-    let report = audit::verify(&store, head)?;
+    let report = audit::verify(&store, &known)?;
     screen.show(&report, |report| {
         vec![
             format!("the audit log is whole: {} entries, {} signatures", report.entries, report.signatures),

@@ -160,6 +160,9 @@ enum AuditCommand {
         /// A head that came with a result, to be looked for: without one a log that was cut short looks whole
         #[arg(long, value_name = "DIGEST")]
         head: Option<Digest>,
+        /// A file of such heads, one a line, as `assent ledger check --audit-heads` writes it
+        #[arg(long, value_name = "FILE")]
+        heads: Option<PathBuf>,
     },
     /// Write entries as lines for a SIEM; the chain of their heads is checked on the way: exit 4 if it is broken, and where
     Export {
@@ -199,7 +202,9 @@ fn run(command: Command, config: Config, path: &Path, screen: &Screen) -> Result
             direct::serve(config)
         }
         Command::RetryPin => direct::retry_pin(&config, screen),
-        Command::Audit(AuditCommand::Verify { head }) => direct::audit_verify(&config, head, screen),
+        Command::Audit(AuditCommand::Verify { head, heads }) => {
+            direct::audit_verify(&config, head, heads.as_deref(), screen)
+        }
         Command::Audit(AuditCommand::Export { from, to, format }) => {
             direct::audit_export(&config, from, to, format)
         }

@@ -30,7 +30,7 @@ async fn the_intent_of_a_message_is_on_disk_when_it_is_returned_and_its_signatur
     let recorded = kms.store().recorded(order(1, "a").duty()).expect("read").expect("recorded");
     assert_eq!(recorded.result.map(|result| result.signature), Some(signed.signature));
     for head in [signed.audit, next.audit] {
-        audit::verify(&kms.store(), Some(head)).expect("the log has this head");
+        audit::verify(&kms.store(), &[head]).expect("the log has this head");
     }
 }
 
@@ -47,7 +47,7 @@ async fn a_message_whose_signature_was_not_written_is_made_again_of_the_same_byt
     assert_eq!((&again.order, again.audit), (&first.order, first.audit));
     let kms = kms.restart();
     assert_eq!(kms.token.token().signed, [Digest::of(b"a"), Digest::of(b"a")]);
-    audit::verify(&kms.store(), Some(first.audit)).expect("the log is whole");
+    audit::verify(&kms.store(), &[first.audit]).expect("the log is whole");
 }
 
 #[tokio::test]
@@ -118,7 +118,7 @@ async fn an_intent_without_a_signature_is_on_disk_and_only_its_bytes_are_signed_
     assert_eq!(signed.order, order(1, "a"));
     assert_eq!(kms.token.token().signed, [Digest::of(b"a")]);
     kms.settled().await;
-    let report = audit::verify(&kms.store(), Some(signed.audit));
+    let report = audit::verify(&kms.store(), &[signed.audit]);
     assert_eq!(report.map(|report| (report.signatures, report.open_intents)), Ok((1, 0)));
 }
 
@@ -150,7 +150,7 @@ async fn a_wrong_signature_is_not_returned_and_suspends_its_key() {
     assert_eq!((error.reason(), error.is_retry()), ("key-suspended", false));
     let recorded = kms.store().recorded(order(1, "a").duty()).expect("read").expect("recorded");
     assert_eq!(recorded.result, None);
-    assert_eq!(audit::verify(&kms.store(), None).map(|report| report.open_intents), Ok(1));
+    assert_eq!(audit::verify(&kms.store(), &[]).map(|report| report.open_intents), Ok(1));
 }
 
 #[tokio::test]
@@ -176,7 +176,7 @@ async fn nothing_is_signed_when_the_log_cannot_be_written() {
     let table = "CREATE TABLE duty (id BLOB PRIMARY KEY, intent INTEGER NOT NULL, result INTEGER) STRICT, WITHOUT ROWID";
     file.execute_batch(table).expect("made");
     let signed = kms.signing.sign(order(1, "a")).await.expect("it can be written again");
-    audit::verify(&kms.store(), Some(signed.audit)).expect("the log goes on where it was");
+    audit::verify(&kms.store(), &[signed.audit]).expect("the log goes on where it was");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use crate::testing::{Clock, Words, chain, deployment, start, transaction, valida
 use crate::{Checked, Ledger, LedgerError};
 
 fn check(path: &Path) -> Result<Checked, LedgerError> {
-    Ledger::check(path, deployment(), chain(), validators(), Arc::new(Words), |_, _| ())
+    Ledger::check(path, deployment(), chain(), validators(), Arc::new(Words), |_, _, _| ())
 }
 
 fn ledger(path: &Path) {

@@ -62,7 +62,7 @@ fn what_was_acknowledged_survives_a_kill() {
     }
     assert!(acknowledged.len() > KILLS * 10, "{}", acknowledged.len());
     let checked =
-        Ledger::check(&path, deployment(), chain(), validators(), Arc::new(Words), |_, _| ()).unwrap();
+        Ledger::check(&path, deployment(), chain(), validators(), Arc::new(Words), |_, _, _| ()).unwrap();
     assert!(checked.transactions >= acknowledged.len() as u64);
 }
 

@@ -83,7 +83,7 @@ fn a_ledger_cut_in_half_is_refused_or_reported_never_replaced() {
     let length = fs::metadata(&path).unwrap().len();
     fs::File::options().write(true).open(&path).unwrap().set_len(length / 2).unwrap();
     let damaged = |error: &LedgerError| matches!(error, LedgerError::Damaged { .. });
-    let checked = Ledger::check(&path, deployment(), chain(), validators(), Arc::new(Words), |_, _| ());
+    let checked = Ledger::check(&path, deployment(), chain(), validators(), Arc::new(Words), |_, _, _| ());
     assert!(damaged(&checked.unwrap_err()));
     match open(&path) {
         Err(error) => assert!(damaged(&error), "{error}"),

@@ -10,6 +10,7 @@ use assent_consensus::contract::consensus::ConsensusContracts;
 use assent_consensus::contract::process::ProcessContracts;
 use assent_consensus::genesis::Genesis;
 use assent_consensus::name::Name;
+use assent_consensus::transaction::{Content, Transaction};
 use assent_ledger::{Checked, Ledger, LedgerError};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -39,6 +40,10 @@ pub(super) struct Check {
     /// Which log it is, as genesis names it
     #[arg(long, value_name = "NAME")]
     chain: Name,
+    /// Write the heads of the KMS's audit log that are in this log, one a line and oldest first, for `assent-kms audit
+    /// verify --heads`
+    #[arg(long, value_name = "FILE")]
+    audit_heads: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -48,7 +53,19 @@ pub(super) fn run(command: LedgerCommand) -> Result<(), Failure> {
     let LedgerCommand::Check(arguments) = command;
     let screen = Screen::new(arguments.json);
     let genesis = Arc::new(read::genesis(&arguments.genesis, Exit::DoesNotVerify)?);
-    let Checked { blocks, transactions, events } = check(&genesis, &arguments.chain, &arguments.file)?;
+    let mut heads = String::new();
+    let Checked { blocks, transactions, events } =
+        check(&genesis, &arguments.chain, &arguments.file, |transaction| {
+            if let Content::Carrier(carrier) = transaction.content()
+                && let Some(head) = carrier.audit()
+            {
+                heads += &format!("{head}\n");
+            }
+        })?;
+    if let Some(path) = &arguments.audit_heads {
+        std::fs::write(path, &heads)
+            .map_err(|error| Failure::failed(format!("cannot write `{}`: {error}", path.display())))?;
+    }
     screen.line(format!("{} is sound", quoted(arguments.file.display())))?;
     screen.line(format!("{blocks} blocks, {transactions} transactions, {events} events"))?;
     screen.result(&json!({
@@ -60,7 +77,12 @@ pub(super) fn run(command: LedgerCommand) -> Result<(), Failure> {
     }))
 }
 
-fn check(genesis: &Arc<Genesis>, chain: &Name, file: &Path) -> Result<Checked, Failure> {
+fn check(
+    genesis: &Arc<Genesis>,
+    chain: &Name,
+    file: &Path,
+    mut seen: impl FnMut(&Transaction),
+) -> Result<Checked, Failure> {
     let validators = genesis.chain(chain).map(|chain| chain.validators.clone()).ok_or_else(|| {
         let known: Vec<_> = genesis.chains().iter().map(|chain| format!("`{}`", chain.id)).collect();
         Failure::usage(format!("genesis has no log `{chain}`; it has {}", known.join(", ")))
@@ -73,7 +95,8 @@ fn check(genesis: &Arc<Genesis>, chain: &Name, file: &Path) -> Result<Checked, F
         };
     let begun = Instant::now();
     let mut bar: Option<ProgressBar> = None;
-    let checked = Ledger::check(file, genesis.id(), chain.clone(), validators, contract, |done, blocks| {
+    let progress = |done, blocks, transactions: &[Transaction]| {
+        transactions.iter().for_each(&mut seen);
         if bar.is_none() && begun.elapsed() > PATIENCE && io::stderr().is_terminal() {
             bar = Some(
                 ProgressBar::new(blocks).with_style(
@@ -85,7 +108,8 @@ fn check(genesis: &Arc<Genesis>, chain: &Name, file: &Path) -> Result<Checked, F
         if let Some(bar) = &bar {
             bar.set_position(done);
         }
-    });
+    };
+    let checked = Ledger::check(file, genesis.id(), chain.clone(), validators, contract, progress);
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }

@@ -316,6 +316,8 @@ mod tests {
 
     /// A connector that gives each connection these pieces of an answer, or closes it when they are at their end.
     fn connector(pieces: Vec<Vec<u8>>) -> Upstream {
+        // Only an answer that never comes is waited for in vain.
+        let patience = Duration::from_millis(if pieces.is_empty() { 300 } else { 10_000 });
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("bound").port();
         std::thread::spawn(move || {
@@ -337,7 +339,7 @@ mod tests {
                 }
             }
         });
-        Upstream::parse(&format!("http://127.0.0.1:{port}"), Duration::from_millis(300)).expect("a URL")
+        Upstream::parse(&format!("http://127.0.0.1:{port}"), patience).expect("a URL")
     }
 
     fn answer(body: &[u8]) -> Vec<u8> {
