@@ -23,7 +23,7 @@ static MODULES: LazyLock<Mutex<HashMap<PathBuf, Arc<Module>>>> = LazyLock::new(M
 /// How often a module is initialised anew for a token that it does not show, while it has sessions with another one.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
-/// A module. No lock is held while it is called.
+/// A module. No lock that another session needs is held while it is called.
 pub(super) struct Module {
     path: PathBuf,
     state: Mutex<State>,
