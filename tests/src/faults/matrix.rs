@@ -125,7 +125,7 @@ fn rows() -> Vec<Row> {
     rows
 }
 
-/// One daemon for all rows.
+/// One daemon for many rows.
 struct Bench {
     scene: Scene,
     maker: Maker,
@@ -365,7 +365,8 @@ fn written(outcomes: &[Outcome]) -> String {
         "# The fault matrix\n\n\
          Written by `scripts/campaign faults`: what the KMS does about each return code of PKCS#11 that the standard lists \
          for a function that its driver calls, at the function's first and second call, and about faults without a return \
-         code. One daemon, with one session, lived through all {} rows. Every duty was signed, once.\n\n\
+         code. There are {} rows. One daemon, with one session, lived through those of C_CreateObject and C_DestroyObject, \
+         which follow on the advance of its epoch, and another one through all others. Every duty was signed, once.\n\n\
          - *what it did next*: with the module, after that call\n\
          - *what was said*: to the agent (\"retry\": it asks again by itself; \"person\": a person did what the message \
          says) or to the person at the command line, before it was done; nothing if the KMS mended it by itself\n\
