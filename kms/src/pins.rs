@@ -45,6 +45,20 @@ impl KeyState {
         KeyState::Destroyed,
     ];
 
+    /// Whether a key may go from this state to another one: no way leads back from deactivated or compromised, and what is
+    /// in use is deactivated, or found to be compromised, before it is destroyed.
+    pub const fn may_become(self, next: KeyState) -> bool {
+        use KeyState::{Active, Compromised, Deactivated, Destroyed, PreActivation, Suspended};
+        matches!(
+            (self, next),
+            (PreActivation, Active | Compromised | Destroyed)
+                | (Active, Suspended | Deactivated | Compromised)
+                | (Suspended, Active | Deactivated | Compromised)
+                | (Deactivated, Compromised | Destroyed)
+                | (Compromised, Destroyed)
+        )
+    }
+
     /// The word for it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -227,5 +241,34 @@ impl Pins {
 
     fn write(&self) -> RwLockWriteGuard<'_, State> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_goes_only_where_its_life_leads() {
+        use KeyState::{Active, Compromised, Deactivated, Destroyed, PreActivation, Suspended};
+        let legal = [
+            (PreActivation, Active),
+            (PreActivation, Compromised),
+            (PreActivation, Destroyed),
+            (Active, Suspended),
+            (Active, Deactivated),
+            (Active, Compromised),
+            (Suspended, Active),
+            (Suspended, Deactivated),
+            (Suspended, Compromised),
+            (Deactivated, Compromised),
+            (Deactivated, Destroyed),
+            (Compromised, Destroyed),
+        ];
+        for from in KeyState::ALL {
+            for to in KeyState::ALL {
+                assert_eq!(from.may_become(to), legal.contains(&(from, to)), "{from} to {to}");
+            }
+        }
     }
 }

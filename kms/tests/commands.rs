@@ -133,6 +133,11 @@ fn a_kms_is_made_keys_are_created_and_a_deployment_is_pinned_once() {
     assert_eq!(report["entries"], 6);
     let doctor = home.json(&["doctor"]);
     assert!(doctor["findings"].as_array().expect("a list").iter().all(|finding| finding["well"] == true));
+    for (by_hand, state) in [("suspend", "suspended"), ("resume", "active")] {
+        assert_eq!(home.json(&["key", by_hand, "--key", "release"])["state"], state);
+        refused(&home.run(&["key", by_hand, "--key", "release"]), 1, "cannot become");
+    }
+    assert_eq!(home.json(&["audit", "verify"])["entries"], 8);
     let probed = home.run(&["doctor", "--probe"]);
     done(&probed);
     let said = String::from_utf8_lossy(&probed.stdout).into_owned();
@@ -157,6 +162,9 @@ fn a_genesis_with_keys_that_are_not_ours_is_refused_with_all_of_them() {
     refused(&pin(&home), 1, "the genesis file is refused");
     fs::remove_file(home.path("genesis.json")).expect("there");
     refused(&pin(&home), 1, "cannot read the genesis file");
+    for by_hand in ["suspend", "resume"] {
+        refused(&home.run(&["key", by_hand, "--key", "release"]), 1, "is pre-activation, and cannot become");
+    }
     let done_to = home.json(&["key", "compromised", "--key", "release"]);
     assert_eq!(done_to["state"], "compromised");
     write_genesis(&home, contract, &generated(release));

@@ -230,6 +230,19 @@ impl Admin {
         self.change(name, version, KeyState::Compromised, "a person says that it is compromised", peer).await
     }
 
+    /// Has an active key sign nothing, at once, until it is resumed.
+    ///
+    /// # Errors
+    /// [`AdminError`]
+    pub async fn suspend(
+        &self,
+        name: KeyName,
+        version: Option<KeyVersion>,
+        peer: Peer,
+    ) -> Result<KeyRow, AdminError> {
+        self.change(name, version, KeyState::Suspended, "a person suspended it", peer).await
+    }
+
     /// Lets a suspended key sign again.
     ///
     /// # Errors
@@ -259,11 +272,9 @@ impl Admin {
             None => AdminError::NoKey(name.to_string()),
         };
         let row = rows.iter().rev().find(fits).ok_or_else(missing)?;
-        let is_allowed = match to {
-            KeyState::Compromised => !matches!(row.state, KeyState::Compromised | KeyState::Destroyed),
-            _ => row.state == KeyState::Suspended,
-        };
-        if !is_allowed {
+        // A key becomes active for the first time by being pinned, not by hand.
+        let is_pinning = (row.state, to) == (KeyState::PreActivation, KeyState::Active);
+        if is_pinning || !row.state.may_become(to) {
             let (version, state) = (row.version, row.state);
             return Err(AdminError::KeyState { key: name, version, state, wanted: to });
         }

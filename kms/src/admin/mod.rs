@@ -5,7 +5,7 @@
 //! | `GET /v1/keys` | | `{"keys": [KeyView]}` |
 //! | `POST /v1/keys` | [`KeyToMake`] | the new key's [`KeyView`] |
 //! | `POST /v1/keys/adopt` | [`KeyToAdopt`] | the key's [`KeyView`] |
-//! | `POST /v1/keys/compromised`, `/v1/keys/resume` | [`NamedKey`] | the key's [`KeyView`] |
+//! | `POST /v1/keys/compromised`, `/v1/keys/suspend`, `/v1/keys/resume` | [`NamedKey`] | the key's [`KeyView`] |
 //! | `POST /v1/pin` | the genesis file | [`PinnedView`] |
 //! | `POST /v1/voters/suspend` | `{"voter": thumbprint}` | the same |
 //! | `POST /v1/release` | `{"request": id}` | the same |
@@ -166,6 +166,7 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/keys", get(keys).post(create_key))
         .route("/v1/keys/adopt", post(adopt_key))
         .route("/v1/keys/compromised", post(compromised))
+        .route("/v1/keys/suspend", post(suspend))
         .route("/v1/keys/resume", post(resume))
         .route("/v1/pin", post(pin).layer(DefaultBodyLimit::max(GENESIS_LIMIT)))
         .route("/v1/voters/suspend", post(suspend_voter))
@@ -209,6 +210,15 @@ async fn compromised(
 ) -> Answer<KeyView> {
     let named = read(body)?;
     Ok(Json(KeyView::of(&admin.compromised(named.name()?, named.version, peer).await?)))
+}
+
+async fn suspend(
+    State(admin): State<Arc<Admin>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    body: Result<Json<NamedKey>, JsonRejection>,
+) -> Answer<KeyView> {
+    let named = read(body)?;
+    Ok(Json(KeyView::of(&admin.suspend(named.name()?, named.version, peer).await?)))
 }
 
 async fn resume(

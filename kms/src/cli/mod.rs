@@ -123,6 +123,14 @@ enum KeyCommand {
         #[arg(long, value_name = "NUMBER")]
         version: Option<u64>,
     },
+    /// Have a key sign nothing, at once, until you resume it
+    Suspend {
+        #[command(flatten)]
+        key: KeyArgs,
+        /// Which version, if not the newest
+        #[arg(long, value_name = "NUMBER")]
+        version: Option<u64>,
+    },
     /// Let a suspended key sign again, after you have found out why it was suspended
     Resume {
         #[command(flatten)]
@@ -227,6 +235,9 @@ fn run(command: Command, config: Config, path: &Path, screen: &Screen) -> Result
         Command::Key(KeyCommand::List) => remote::list_keys(&config, screen),
         Command::Key(KeyCommand::Compromised { key, version }) => {
             remote::change_key(&config, "compromised", key.name()?, read_version(version)?, screen)
+        }
+        Command::Key(KeyCommand::Suspend { key, version }) => {
+            remote::change_key(&config, "suspend", key.name()?, read_version(version)?, screen)
         }
         Command::Key(KeyCommand::Resume { key, version }) => {
             remote::change_key(&config, "resume", key.name()?, read_version(version)?, screen)
