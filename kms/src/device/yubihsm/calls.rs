@@ -1,7 +1,6 @@
 //! A command: noted before it is sent, and what its failure means.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ::yubihsm::{Client, client};
@@ -41,17 +40,19 @@ impl Shared {
         work: impl Fn(&Client) -> Result<T, client::Error>,
     ) -> Result<T, Failure> {
         self.begin_log()?;
-        self.make_room(line)?;
+        self.begin_command(line)?;
         match self.call_once(line, used, &work) {
             // The device did nothing.
             Err(failure) if failure.code == Some(LOG_FULL) && self.log.has_keeper() => {
                 self.read_log_with(line)?;
+                self.log.room().begin();
                 self.call_once(line, used, &work)
             }
             result => result,
         }
     }
 
+    /// A command that was begun.
     fn call_once<T>(
         &self,
         line: &Arc<Line>,
@@ -61,8 +62,8 @@ impl Shared {
         let mut ledger = self.log.ledger();
         let ticket = used.and_then(|used| ledger.as_mut().map(|ledger| ledger.send(used)));
         drop(ledger);
-        self.log.places.fetch_add(1, Ordering::Relaxed);
         let result = line.ask(work).map_err(|error| self.failure(line, &error));
+        self.log.room().end();
         let outcome = match &result {
             // What switches the audit on may itself still be unaudited.
             Ok(_) if used.is_some_and(|used| used.command == SET_OPTION) => Outcome::Unknown,

@@ -16,6 +16,7 @@ mod line;
 pub mod log;
 mod objects;
 mod reading;
+mod room;
 mod session;
 mod sessions;
 #[cfg(test)]

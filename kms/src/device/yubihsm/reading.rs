@@ -1,6 +1,5 @@
 //! The reading of the device's log: compared with what was sent, kept on disk, and only then acknowledged.
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -11,11 +10,12 @@ use super::Shared;
 use super::calls::Failure;
 use super::line::Line;
 use super::log::{Finding, Ledger, LogEntry, LogMark, Reading, SIGN_ECDSA, Use};
+use super::room::Room;
 use crate::device::{DeviceError, ObjectId};
 
-/// Places of the log that are used when it is read before anything else is done. The device has 62.
+/// Places of the log that may be used when it is read before anything else is done. The device has 62.
 const LOG_HIGH_WATER: u32 = 40;
-/// Places that are used when everybody waits until it is read.
+/// Places that may be used when everybody waits until it is read: what reads it needs some itself.
 const LOG_FULL_WATER: u32 = 54;
 
 /// Keeps what the device's log says: in the audit log, on disk, before the device may forget it.
@@ -66,8 +66,7 @@ pub(super) struct LogReader {
     unkept: Mutex<Option<LogReport>>,
     /// Held through a reading.
     reading: Mutex<()>,
-    /// Places of the device's log that may be used since it was last emptied.
-    pub(super) places: AtomicU32,
+    room: Mutex<Room>,
 }
 
 impl LogReader {
@@ -78,7 +77,7 @@ impl LogReader {
             ledger: Mutex::default(),
             unkept: Mutex::default(),
             reading: Mutex::default(),
-            places: AtomicU32::new(0),
+            room: Mutex::default(),
         }
     }
 
@@ -94,6 +93,10 @@ impl LogReader {
     pub(super) fn ledger(&self) -> MutexGuard<'_, Option<Ledger>> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    pub(super) fn room(&self) -> MutexGuard<'_, Room> {
+        self.room.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Shared {
@@ -101,24 +104,27 @@ impl Shared {
         self.log.has_keeper()
     }
 
-    /// Reads the log before it is full.
-    pub(super) fn make_room(&self, line: &Arc<Line>) -> Result<(), Failure> {
-        let places = self.log.places.load(Ordering::Relaxed);
-        if places < LOG_HIGH_WATER || !self.log.has_keeper() {
+    /// Begins a command, whose entry has a place in the log: reads the log before it is full.
+    pub(super) fn begin_command(&self, line: &Arc<Line>) -> Result<(), Failure> {
+        if !self.log.has_keeper() {
+            self.log.room().begin();
             return Ok(());
         }
-        if places >= LOG_FULL_WATER {
-            let turn = self.log.reading.lock().unwrap_or_else(PoisonError::into_inner);
-            // Another one may have read it meanwhile.
-            return match self.log.places.load(Ordering::Relaxed) {
-                places if places < LOG_HIGH_WATER => Ok(()),
-                _ => self.read_turn(line, &turn),
-            };
+        if let Ok(turn) = self.log.reading.try_lock()
+            && self.log.room().used() >= LOG_HIGH_WATER
+        {
+            self.read_turn(line, &turn)?;
         }
-        match self.log.reading.try_lock() {
-            Ok(turn) => self.read_turn(line, &turn),
-            Err(_) => Ok(()),
+        if self.log.room().begin_below(LOG_FULL_WATER) {
+            return Ok(());
         }
+        let turn = self.log.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another one may have read it meanwhile.
+        if !self.log.room().begin_below(LOG_FULL_WATER) {
+            self.read_turn(line, &turn)?;
+            self.log.room().begin();
+        }
+        Ok(())
     }
 
     /// Reads the log with any session, or with a new one if there is none or it turns out to be lost.
@@ -174,6 +180,7 @@ impl Shared {
     fn read_turn(&self, line: &Arc<Line>, _turn: &MutexGuard<'_, ()>) -> Result<(), Failure> {
         let Some(keeper) = self.log.keeper.get() else { return Ok(()) };
         let due = self.log.ledger().as_ref().map(Ledger::due).unwrap_or_default();
+        let ended = self.log.room().ended();
         let log = line.ask(Client::get_log_entries).map_err(|error| self.failure(line, &error))?;
         // As the device has them: a digest is over the device's own bytes.
         let entries: Vec<LogEntry> = log
@@ -204,7 +211,7 @@ impl Shared {
             reading.findings.push(Finding::Unlogged { boots, logins });
         }
         let used = u32::try_from(entries.len()).unwrap_or(u32::MAX);
-        self.log.places.store(used, Ordering::Relaxed);
+        self.log.room().was_read(ended, used);
         // The crate ends the list, and says nothing, where it does not know a command.
         let is_whole = entries.len() == usize::from(log.num_entries);
         if let Some(report) = self.add_reading(reading)
@@ -214,8 +221,7 @@ impl Shared {
             *self.log.unkept.lock().unwrap_or_else(PoisonError::into_inner) = None;
             line.ask(|client| client.set_log_index(report.last.item))
                 .map_err(|error| self.failure(line, &error))?;
-            // What was sent since the reading has its places, and so has the acknowledgement.
-            self.log.places.fetch_sub(used.saturating_sub(1), Ordering::Relaxed);
+            self.log.room().was_emptied();
         }
         match is_whole {
             true => Ok(()),
