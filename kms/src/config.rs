@@ -9,7 +9,7 @@ use serde::Deserialize;
 use toml::de::DeTable;
 
 use crate::device::CALL_TIMEOUT;
-use crate::device::pkcs11::{AlgorithmAttribute, KeyTemplate};
+use crate::device::pkcs11::Profile;
 use crate::device::yubihsm::{LOG_POLL, OWN_SESSIONS};
 
 /// Where the configuration is if no other file is named.
@@ -119,13 +119,9 @@ pub enum DriverConfig {
         module: PathBuf,
         /// The token's `pkcs11:` URI.
         token: String,
-        /// What the templates of a key pair say.
-        #[serde(default)]
-        key_template: KeyTemplate,
-        /// An attribute of the maker's that says the algorithm of a private key.
-        algorithm_attribute: Option<AlgorithmAttribute>,
-        /// Where the epoch mark is, if the token takes no data objects.
-        epoch_file: Option<PathBuf>,
+        /// What the token refuses or demands.
+        #[serde(flatten)]
+        profile: Profile,
     },
     /// A YubiHSM 2.
     #[serde(rename = "yubihsm")]
@@ -153,7 +149,7 @@ impl DriverConfig {
 
     fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let paths = match self {
-            DriverConfig::Pkcs11 { module, epoch_file, .. } => [Some(module), epoch_file.as_mut()],
+            DriverConfig::Pkcs11 { module, profile, .. } => [Some(module), profile.epoch_file.as_mut()],
             DriverConfig::YubiHsm { .. } => [None, None],
         };
         paths.into_iter().flatten()
@@ -244,7 +240,8 @@ impl Config {
             *relative = base.join(&*relative);
         }
         for device in &config.devices {
-            if let DriverConfig::Pkcs11 { epoch_file: Some(file), .. } = &device.driver
+            if let DriverConfig::Pkcs11 { profile: Profile { epoch_file: Some(file), .. }, .. } =
+                &device.driver
                 && file.starts_with(&config.state_directory)
             {
                 let why = "`epoch_file` must be outside of `state_directory`, on another disk: what puts one back to an older \

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use crate::admin::{self, Admin};
 use crate::audit::Entry;
 use crate::config::{Config, DeviceConfig, DriverConfig};
-use crate::device::pkcs11::{Pkcs11Driver, Profile};
+use crate::device::pkcs11::Pkcs11Driver;
 use crate::device::yubihsm::{LogKeeper, YubiHsmDriver, YubiHsmSettings};
 use crate::device::{Device, DeviceError, Devices, Driver, EpochMark, Pool};
 use crate::device_log::DeviceLog;
@@ -116,17 +116,10 @@ const YUBIHSM_ANSWERS: u32 = 6;
 /// # Errors
 /// [`DaemonError::Device`]
 pub fn pkcs11_driver(device: &DeviceConfig, pin: PinSource) -> Result<Pkcs11Driver, DaemonError> {
-    let DriverConfig::Pkcs11 { module, token, key_template, algorithm_attribute, epoch_file } =
-        &device.driver
-    else {
+    let DriverConfig::Pkcs11 { module, token, profile } = &device.driver else {
         return Err(DeviceError::Setup(format!("the device `{}` is no PKCS#11 token", device.name)).into());
     };
-    let profile = Profile {
-        key_template: *key_template,
-        algorithm_attribute: *algorithm_attribute,
-        epoch_file: epoch_file.clone(),
-    };
-    Ok(Pkcs11Driver::new(module, token, pin, profile)?)
+    Ok(Pkcs11Driver::new(module, token, pin, profile.clone())?)
 }
 
 /// A pool for each configured device, with as many sessions as `sessions` says.
@@ -205,17 +198,14 @@ async fn agree(
     let (identity, rows) = (*identity, store.keys()?);
     let (mut epochs, mut absent) = (Vec::new(), Vec::new());
     for (name, pool) in devices.iter() {
-        let holds_keys = rows.iter().any(|row| row.device == *name && row.state != KeyState::Destroyed);
-        let behind = store.behind(name)?;
-        // What is wrong with the epoch is no failure of the device.
-        let agreed = pool.run(move |device| match epoch::agreed(&identity, behind, holds_keys, device) {
-            Err(EpochError::Device(error)) => Err(error),
-            agreed => Ok(agreed),
-        });
-        match agreed.await {
-            Ok(agreed) => epochs.push((pool, agreed?)),
-            Err(error @ (DeviceError::Setup(_) | DeviceError::Failed(_))) => return Err(error.into()),
-            Err(error) => absent.push((name.clone(), error)),
+        let (behind, holds_keys) = (store.behind(name)?, epoch::holds_keys(name, &rows));
+        match epoch::agreed_with(pool, identity, behind, holds_keys).await {
+            Ok(epoch) => epochs.push((pool, epoch)),
+            Err(EpochError::Device(error @ (DeviceError::Setup(_) | DeviceError::Failed(_)))) => {
+                return Err(error.into());
+            }
+            Err(EpochError::Device(error)) => absent.push((name.clone(), error)),
+            Err(error) => return Err(error.into()),
         }
     }
     if epochs.is_empty()

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use assent_consensus::name::Name;
 
-use crate::device::{Device, DeviceError, Devices, EpochMark};
+use crate::device::{Device, DeviceError, Devices, EpochMark, Pool};
 use crate::pins::{KeyState, Pins};
-use crate::store::{Batch, Identity, Store, StoreError, Writer};
+use crate::store::{Batch, Identity, KeyRow, Store, StoreError, Writer};
 
 /// Why token and database do not go together, or the epoch was not advanced.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -75,6 +75,29 @@ pub fn agreed(
         Some(epoch) if legal(epoch) && epoch > 0 => Ok(epoch),
         Some(token) => Err(EpochError::RolledBack { database: identity.epoch, token }),
     }
+}
+
+/// The same for a device behind its pool.
+///
+/// # Errors
+/// [`EpochError`]
+pub async fn agreed_with(
+    pool: &Pool,
+    identity: Identity,
+    behind: Option<u64>,
+    holds_keys: bool,
+) -> Result<u64, EpochError> {
+    // What is wrong with the epoch is no failure of the device.
+    let agreed = pool.run(move |device| match agreed(&identity, behind, holds_keys, device) {
+        Err(EpochError::Device(error)) => Err(error),
+        agreed => Ok(agreed),
+    });
+    agreed.await?
+}
+
+/// Whether keys of the table are on a device.
+pub fn holds_keys(device: &Name, rows: &[KeyRow]) -> bool {
+    rows.iter().any(|row| row.device == *device && row.state != KeyState::Destroyed)
 }
 
 /// Advances the epoch from the one that was agreed on, on every device that is there. One that is absent, or fails, is
@@ -176,16 +199,12 @@ async fn take_up(
         let store = Store::open_reader(directory)?;
         (store.identity()?, store.behind(name)?)
     };
-    let holds_keys = pins.keys().iter().any(|row| row.device == *name && row.state != KeyState::Destroyed);
     let Some((_, pool)) = devices.iter().find(|(known, _)| *known == name) else { return Ok(()) };
-    let mark = EpochMark { instance: identity.instance, epoch: identity.epoch };
-    pool.run(move |device| match agreed(&identity, behind, holds_keys, device) {
-        Ok(epoch) if epoch >= mark.epoch => Ok(Ok(())),
-        Ok(_) => device.put_epoch_mark(mark).map(Ok),
-        Err(EpochError::Device(error)) => Err(error),
-        Err(error) => Ok(Err(error)),
-    })
-    .await??;
+    let epoch = agreed_with(pool, identity, behind, holds_keys(name, &pins.keys())).await?;
+    if epoch < identity.epoch {
+        let mark = EpochMark { instance: identity.instance, epoch: identity.epoch };
+        pool.run(move |device| device.put_epoch_mark(mark)).await?;
+    }
     let device = name.clone();
     writer.write(move |batch| batch.set_abreast(&device)).await?;
     devices.set_present(name);

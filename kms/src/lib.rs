@@ -22,6 +22,7 @@ mod recent;
 pub mod signing;
 pub mod sockets;
 pub mod store;
+mod whole_file;
 
 #[cfg(test)]
 mod testing;

@@ -6,13 +6,15 @@
 //! last login was right.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use assent_consensus::name::Name;
 use secrecy::SecretString;
 use zeroize::Zeroizing;
+
+use crate::whole_file;
 
 /// The most bytes that a PIN may have.
 pub const PIN_LIMIT: usize = 255;
@@ -200,20 +202,8 @@ impl PinSource {
         self.marks.join(format!("pin-last-right-{}", self.device))
     }
 
-    /// Writes a small file whole, on disk when this returns.
     fn put(&self, path: &Path, text: &str) -> Result<(), PinError> {
-        let failed = |source| PinError::Mark { path: path.to_owned(), source };
-        let new = path.with_extension("new");
-        OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&new)
-            .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
-            .and_then(|()| std::fs::rename(&new, path))
-            .and_then(|()| File::open(&self.marks)?.sync_all())
-            .map_err(failed)
+        whole_file::replace(path, text).map_err(|source| PinError::Mark { path: path.to_owned(), source })
     }
 
     /// The PIN, and by what its file is known again: nothing of its content.

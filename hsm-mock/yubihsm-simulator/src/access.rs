@@ -35,6 +35,18 @@ impl Capabilities {
     /// Every capability that a device of firmware 2.4 knows.
     pub const ALL: Capabilities = Capabilities((1 << 0x38) - 1);
     pub const NONE: Capabilities = Capabilities(0);
+    /// What README.md has an administrator give to a KMS's authentication key.
+    pub const KMS: Capabilities = Capabilities(
+        Capabilities::GENERATE_ASYMMETRIC_KEY.0
+            | Capabilities::SIGN_ECDSA.0
+            | Capabilities::DELETE_ASYMMETRIC_KEY.0
+            | Capabilities::GET_OPAQUE.0
+            | Capabilities::PUT_OPAQUE.0
+            | Capabilities::DELETE_OPAQUE.0
+            | Capabilities::GET_LOG_ENTRIES.0
+            | Capabilities::GET_OPTION.0
+            | Capabilities::SET_OPTION.0,
+    );
 
     /// Whether each of `others` is among these.
     pub fn contain(self, others: Capabilities) -> bool {

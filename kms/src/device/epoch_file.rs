@@ -1,12 +1,11 @@
 //! The epoch mark in a file, for a token that takes no data objects. It must not be on the disk of the database: one that is
 //! put back to an older state would put both back.
 
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use super::{DeviceError, EpochMark, read_mark, write_mark};
+use crate::whole_file;
 
 /// The mark; none if there is no file.
 ///
@@ -30,16 +29,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<EpochMark>, DeviceError> {
 /// # Errors
 /// [`DeviceError::Setup`]
 pub(super) fn put(path: &Path, mark: EpochMark) -> Result<(), DeviceError> {
-    let new = path.with_extension("new");
-    let write = || {
-        let mut options = OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(write_mark(mark).as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&new, path)?;
-        File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
-    };
-    write().map_err(|error| unusable(path, &error))
+    whole_file::replace(path, &write_mark(mark)).map_err(|error| unusable(path, &error))
 }
 
 fn unusable(path: &Path, why: &dyn std::fmt::Display) -> DeviceError {

@@ -4,13 +4,13 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use ::yubihsm::object::Label;
-use ::yubihsm::{Capability, Client, Connector, Credentials, Domain, HttpConfig, authentication};
+use ::yubihsm::{Capability, Client, Connector, Credentials, Domain, HttpConfig};
 use assent_consensus::digest::Digest;
 use assent_consensus::json;
 use assent_consensus::message::KeyVersion;
 use assent_consensus::operational_key::{Algorithm, KeyKind, RawSignature, VerificationKey};
 use assent_consensus::time::UnixMillis;
-use assent_yubihsm_simulator::{Settings, Simulator};
+use assent_yubihsm_simulator::{Capabilities, Settings, Simulator};
 
 use super::*;
 use crate::audit;
@@ -51,27 +51,12 @@ impl Place {
         let password = place.directory.path().join("password");
         std::fs::write(&password, OWN_PASSWORD).expect("written");
         std::fs::set_permissions(password, std::fs::Permissions::from_mode(0o600)).expect("set");
-        let key = authentication::Key::derive_from_password(OWN_PASSWORD.as_bytes());
-        let (label, algorithm) = (Label::from("assent"), authentication::Algorithm::YubicoAes);
-        let capabilities = Capability::GENERATE_ASYMMETRIC_KEY
-            | Capability::SIGN_ECDSA
-            | Capability::DELETE_ASYMMETRIC_KEY
-            | Capability::GET_OPAQUE
-            | Capability::PUT_OPAQUE
-            | Capability::DELETE_OPAQUE
-            | Capability::GET_LOG_ENTRIES
-            | Capability::GET_OPTION
-            | Capability::PUT_OPTION;
-        let put = place.somebody_else().put_authentication_key(
+        place.simulator.put_authentication_key(
             OWN_KEY,
-            label,
-            Domain::DOM1,
-            capabilities,
-            Capability::SIGN_ECDSA,
-            algorithm,
-            key,
+            OWN_PASSWORD,
+            Capabilities::KMS,
+            Capabilities::SIGN_ECDSA,
         );
-        put.expect("put");
         place
     }
 

@@ -11,7 +11,7 @@
 //! that its intent allows: to wait for the disk a second time would keep nothing from happening. ARCHITECTURE section 9 has
 //! the argument in full.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -256,7 +256,8 @@ pub struct Signing {
     orders: Recent<DutyId, Arc<Order>>,
     /// So that no duty is signed twice at once.
     turns: Turns,
-    refusals: Mutex<RefusalMemory>,
+    /// Refusals that are in the log.
+    refusals: Recent<Digest, ()>,
     clock: Clock,
     signatures: AtomicU64,
     epoch: Option<EpochBell>,
@@ -289,7 +290,7 @@ impl Signing {
             reader: Mutex::new(reader),
             orders: Recent::new(ORDERS_REMEMBERED),
             turns: Turns::default(),
-            refusals: Mutex::default(),
+            refusals: Recent::new(REFUSALS_REMEMBERED),
             clock,
             signatures: AtomicU64::new(0),
             epoch: None,
@@ -373,13 +374,13 @@ impl Signing {
         let tuple =
             Tuple::new("refusal").text(purpose.as_str()).digest(&request.0).text(reason).text(&message);
         let refusal = tuple.hash();
-        if self.refusals.lock().unwrap_or_else(PoisonError::into_inner).knows(&refusal) {
+        if self.refusals.get(&refusal).is_some() {
             return Ok(());
         }
         let (at, reason) = ((self.clock)(), shortened(reason));
         let entry = Entry::Refusal { at, purpose, request, reason, message };
         self.writer.write(move |batch| batch.append(&entry).map(drop)).await?;
-        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).remember(refusal);
+        self.refusals.put(refusal, ());
         Ok(())
     }
 
@@ -474,29 +475,11 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// The refusals of late, so that one that is asked for again and again does not fill the disk.
-#[derive(Default)]
-struct RefusalMemory {
-    known: HashSet<Digest>,
-}
-
-impl RefusalMemory {
-    fn knows(&self, refusal: &Digest) -> bool {
-        self.known.contains(refusal)
-    }
-
-    fn remember(&mut self, refusal: Digest) {
-        if self.known.len() >= REFUSALS_REMEMBERED {
-            self.known.clear();
-        }
-        self.known.insert(refusal);
-    }
-}
-
 /// How many orders are remembered at least, each about as long as its message.
 const ORDERS_REMEMBERED: usize = 4_096;
-/// The most refusals that are remembered.
-const REFUSALS_REMEMBERED: usize = 16_384;
+/// How many refusals are remembered at least, and half of how many at most, so that one that is asked for again and again does
+/// not fill the disk.
+const REFUSALS_REMEMBERED: usize = 8_192;
 
 impl From<DeviceError> for SigningError {
     fn from(error: DeviceError) -> SigningError {

@@ -15,12 +15,10 @@ use assent_kms::device::Driver;
 use assent_kms::device::pkcs11::{AlgorithmAttribute, KeyTemplate, Pkcs11Driver, Profile};
 use assent_kms::device::yubihsm::{YubiHsmDriver, YubiHsmSettings};
 use assent_kms::pin::PinSource;
-use assent_yubihsm_simulator::{Settings, Simulator};
+use assent_yubihsm_simulator::{Capabilities, Settings, Simulator};
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::session::UserType;
 use secrecy::ExposeSecret as _;
-use yubihsm::object::Label;
-use yubihsm::{Capability, Client, Connector, Credentials, Domain, HttpConfig, authentication};
 
 /// One device, and how a KMS is connected to it.
 pub struct TestedDevice {
@@ -154,23 +152,8 @@ pub fn google_kms(token: &SoftHsmToken) -> TestedDevice {
 pub fn yubihsm_simulator(token: &SoftHsmToken) -> TestedDevice {
     const OWN_KEY: u16 = 2;
     let simulator = Simulator::start(Settings::default()).expect("started");
-    let connector = Connector::http(&HttpConfig { port: simulator.port(), ..HttpConfig::default() });
-    let administrator = Client::open(connector, Credentials::default(), false).expect("a session");
-    let capabilities = Capability::GENERATE_ASYMMETRIC_KEY
-        | Capability::SIGN_ECDSA
-        | Capability::DELETE_ASYMMETRIC_KEY
-        | Capability::GET_OPAQUE
-        | Capability::PUT_OPAQUE
-        | Capability::DELETE_OPAQUE
-        | Capability::GET_LOG_ENTRIES
-        | Capability::GET_OPTION
-        | Capability::PUT_OPTION;
-    let key = authentication::Key::derive_from_password(token.pin().expose_secret().as_bytes());
-    let (label, algorithm) = (Label::from("assent"), authentication::Algorithm::YubicoAes);
-    let delegated = Capability::SIGN_ECDSA;
-    administrator
-        .put_authentication_key(OWN_KEY, label, Domain::DOM1, capabilities, delegated, algorithm, key)
-        .expect("put");
+    let password = token.pin().expose_secret();
+    simulator.put_authentication_key(OWN_KEY, password, Capabilities::KMS, Capabilities::SIGN_ECDSA);
     let connector = simulator.url();
     let connect = move |pin| -> Arc<dyn Driver> {
         let settings = YubiHsmSettings {

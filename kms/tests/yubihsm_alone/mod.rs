@@ -5,9 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 
 use crate::adoption::entries;
 use crate::daemon::{Home, done, refused};
-use assent_yubihsm_simulator::{Fault, Firmware, Settings, Simulator, What};
+use assent_yubihsm_simulator::{Capabilities, Fault, Firmware, Settings, Simulator, What};
 use yubihsm::object::Label;
-use yubihsm::{Capability, Client, Connector, Credentials, Domain, HttpConfig, asymmetric, authentication};
+use yubihsm::{Capability, Client, Connector, Credentials, Domain, HttpConfig, asymmetric};
 
 const OWN_PASSWORD: &str = "correct horse";
 
@@ -30,28 +30,7 @@ const HEAD: &str = "state_directory = \"state\"\nsocket = \"kms.sock\"\nadmin_so
 /// A new device, and what the configuration says of it. The poll is short, so that the test is.
 fn device(firmware: Firmware) -> (Home, Simulator, String) {
     let simulator = Simulator::start(Settings { firmware, ..Settings::default() }).expect("started");
-    let key = authentication::Key::derive_from_password(OWN_PASSWORD.as_bytes());
-    let (label, algorithm) = (Label::from("assent"), authentication::Algorithm::YubicoAes);
-    let capabilities = Capability::GENERATE_ASYMMETRIC_KEY
-        | Capability::SIGN_ECDSA
-        | Capability::DELETE_ASYMMETRIC_KEY
-        | Capability::GET_OPAQUE
-        | Capability::PUT_OPAQUE
-        | Capability::DELETE_OPAQUE
-        | Capability::GET_LOG_ENTRIES
-        | Capability::GET_OPTION
-        | Capability::PUT_OPTION;
-    let delegated = Capability::SIGN_ECDSA;
-    let put = somebody_else(&simulator).put_authentication_key(
-        2,
-        label,
-        Domain::DOM1,
-        capabilities,
-        delegated,
-        algorithm,
-        key,
-    );
-    put.expect("put");
+    simulator.put_authentication_key(2, OWN_PASSWORD, Capabilities::KMS, Capabilities::SIGN_ECDSA);
     let home = Home::new();
     fs::write(home.path("password"), OWN_PASSWORD).expect("written");
     fs::set_permissions(home.path("password"), fs::Permissions::from_mode(0o600)).expect("set");

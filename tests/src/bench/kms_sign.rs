@@ -260,7 +260,7 @@ impl Bench {
 
 /// How slow the device is from now on.
 fn be(kms: &mut Kms, latency: Latency) -> Result<()> {
-    Ok(kms.faults().context("the device can be made slow")?.be(latency, None)?)
+    Ok(kms.faults_mut().context("the device can be made slow")?.be(latency, None)?)
 }
 
 /// What the answers say of the one duty in each.

@@ -26,17 +26,8 @@ impl KmsDevice {
     /// A new YubiHSM, made ready for a KMS.
     pub(super) fn new_yubihsm() -> Result<KmsDevice> {
         let simulator = Simulator::start(Settings::default()).context("the KMS's YubiHSM")?;
-        let capabilities = Capabilities::GENERATE_ASYMMETRIC_KEY
-            | Capabilities::SIGN_ECDSA
-            | Capabilities::DELETE_ASYMMETRIC_KEY
-            | Capabilities::GET_OPAQUE
-            | Capabilities::PUT_OPAQUE
-            | Capabilities::DELETE_OPAQUE
-            | Capabilities::GET_LOG_ENTRIES
-            | Capabilities::GET_OPTION
-            | Capabilities::SET_OPTION;
-        let delegated = Capabilities::SIGN_ECDSA;
-        simulator.put_authentication_key(AUTHENTICATION_KEY, PASSWORD, capabilities, delegated);
+        let (own, delegated) = (Capabilities::KMS, Capabilities::SIGN_ECDSA);
+        simulator.put_authentication_key(AUTHENTICATION_KEY, PASSWORD, own, delegated);
         Ok(KmsDevice::YubiHsm(Box::new(simulator)))
     }
 

@@ -13,17 +13,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use assent_hsm_mock::{Call, Fault, FaultModule, What};
+use assent_hsm_mock::{Call, Fault, What};
 
-use super::scene::{Maker, Round, Scene, Signed};
+use super::scene::{Maker, Ready, Scene, Signed};
 use super::standard::{FUNCTIONS, Way, codes_of};
 use crate::campaign::Campaign;
 use crate::scripted::{Connection, Equipment};
 
-/// Duties of one row while the fault is there, and one after.
+/// Duties of one row while the fault is there.
 const WITH_FAULT: usize = 2;
-/// How many rows' duties are made at once.
-const ROWS_AT_ONCE: usize = 32;
+/// How many duties are made at once.
+const ROUND: usize = 96;
 /// How long the daemon may take for what a row brings about.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long it is waited for an epoch that a fault may keep from coming.
@@ -130,18 +130,19 @@ struct Bench {
     scene: Scene,
     maker: Maker,
     connection: Connection,
-    round: Option<Round>,
-    used: usize,
+    /// Duties that are ready to be sent.
+    duties: std::vec::IntoIter<Ready>,
     signed: usize,
     keys: usize,
 }
 
 impl Bench {
     fn start(equipment: Equipment) -> Result<Bench> {
-        let (mut scene, maker) = Scene::start(equipment, ROWS_AT_ONCE * (WITH_FAULT + 1))?;
-        faults(&mut scene)?.write_down_calls()?;
+        let (mut scene, maker) = Scene::start(equipment, ROUND)?;
+        scene.faults_mut()?.write_down_calls()?;
         let connection = scene.kms.connect()?;
-        let mut bench = Bench { scene, maker, connection, round: None, used: 0, signed: 0, keys: 0 };
+        let duties = Vec::new().into_iter();
+        let mut bench = Bench { scene, maker, connection, duties, signed: 0, keys: 0 };
         // Whatever happens once is over before the first row.
         bench.sign()?;
         Ok(bench)
@@ -155,7 +156,7 @@ impl Bench {
             Way::Reinitialise => trigger("CKR_CRYPTOKI_NOT_INITIALIZED").to_vec(),
             Way::Sign | Way::Epoch | Way::CreateKey | Way::Doctor | Way::Probe => Vec::new(),
         };
-        let module = faults(&mut self.scene)?;
+        let module = self.scene.faults()?;
         module.calls()?;
         module.set(triggers.into_iter().chain([fault]).collect())?;
         let told = match row.way {
@@ -166,7 +167,7 @@ impl Bench {
         };
         let calls = self.calls_until_met(&row)?;
         let reaction = reaction(&row, &calls)?;
-        faults(&mut self.scene)?.lift()?;
+        self.scene.faults()?.lift()?;
         let next = self.sign().context("with the fault lifted")?;
         ensure!(next.tries <= 40, "with the fault lifted it took {} tries: {:?}", next.tries, next.before);
         let after = if next.before.is_empty() {
@@ -197,16 +198,14 @@ impl Bench {
 
     /// Signs; if that does not come to an end while the fault is there, it is lifted. What was said before.
     fn sign_or_lift(&mut self) -> Result<Vec<String>> {
-        self.refill()?;
-        let ready = &self.round.as_ref().context("a round")?.duties[self.used];
-        self.used += 1;
+        let ready = self.next()?;
         let (by, mut told) = (Instant::now() + FAULT_PATIENCE, Vec::new());
-        while let Some(said) = self.scene.ask(&mut self.connection, ready)? {
+        while let Some(said) = self.scene.ask(&mut self.connection, &ready)? {
             told.push(said);
             if Instant::now() > by {
                 told.push("(lifted)".into());
-                self.scene.kms.lift_faults()?;
-                told.extend(self.scene.sign(&mut self.connection, ready)?.before);
+                self.scene.faults()?.lift()?;
+                told.extend(self.scene.sign(&mut self.connection, &ready)?.before);
                 break;
             }
             thread::park_timeout(LOOK * 10);
@@ -217,22 +216,20 @@ impl Bench {
     }
 
     fn sign(&mut self) -> Result<Signed> {
-        self.refill()?;
-        let ready = &self.round.as_ref().context("a round")?.duties[self.used];
-        self.used += 1;
-        let signed = self.scene.sign(&mut self.connection, ready)?;
+        let ready = self.next()?;
+        let signed = self.scene.sign(&mut self.connection, &ready)?;
         self.signed += 1;
         Ok(signed)
     }
 
-    fn refill(&mut self) -> Result<()> {
-        let left = self.round.as_ref().map_or(0, |round| round.duties.len() - self.used);
-        if left == 0 {
-            let round = self.maker.round(ROWS_AT_ONCE * (WITH_FAULT + 1))?;
+    /// The next duty; they are made and proven many at once.
+    fn next(&mut self) -> Result<Ready> {
+        if self.duties.len() == 0 {
+            let round = self.maker.round(ROUND)?;
             round.advance(&mut self.connection)?;
-            (self.round, self.used) = (Some(round), 0);
+            self.duties = round.duties.into_iter();
         }
-        Ok(())
+        self.duties.next().context("a round has duties")
     }
 
     /// Two keys; one whose making failed is made again by the same command.
@@ -243,13 +240,13 @@ impl Bench {
             let name = format!("matrix-{}", self.keys);
             let by = Instant::now() + PATIENCE;
             while let Err(error) = self.scene.kms.run(&["key", "create", "--key", &name]) {
-                let module = faults(&mut self.scene)?.module().display().to_string();
+                let module = self.scene.faults()?.module().display().to_string();
                 let error = error.to_string().replace(&module, "MODULE");
                 let said =
                     error.rsplit("error: ").next().unwrap_or_default().lines().next().unwrap_or_default();
                 told.push(format!("`key create`: {}", said.trim()));
                 // A token that is out comes back when the fault is lifted.
-                faults(&mut self.scene)?.lift()?;
+                self.scene.faults()?.lift()?;
                 ensure!(Instant::now() < by, "no key can be made: {told:?}");
                 thread::park_timeout(LOOK * 10);
             }
@@ -284,7 +281,7 @@ impl Bench {
         let by = Instant::now() + PATIENCE;
         let mut calls = Vec::new();
         loop {
-            calls.extend(faults(&mut self.scene)?.calls()?);
+            calls.extend(self.scene.faults()?.calls()?);
             let met = calls.iter().filter(|call| call.function == row.function).count() as u64 >= row.call;
             // One that hangs is written down when it returns.
             if met || matches!(row.what, What::Hang) {
@@ -297,7 +294,7 @@ impl Bench {
 
     /// The books: as many results as duties, none twice, and no key that nobody asked for.
     fn close(mut self) -> Result<()> {
-        faults(&mut self.scene)?.lift()?;
+        self.scene.faults()?.lift()?;
         self.sign()?;
         self.create_keys()?;
         let audit = self.scene.kms.audit()?;
@@ -313,10 +310,6 @@ impl Bench {
         self.scene.kms.run(&["audit", "verify"])?;
         Ok(())
     }
-}
-
-fn faults(scene: &mut Scene) -> Result<&mut FaultModule> {
-    scene.kms.faults().context("the KMS has the failing module")
 }
 
 /// What the driver did with the module after the call that failed.

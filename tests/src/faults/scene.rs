@@ -12,6 +12,7 @@ use assent_consensus::jwk::PublicKey;
 use assent_consensus::jws::{Jws, Signed as SignedMessage};
 use assent_consensus::message::{RequestId, VoteRequest};
 use assent_consensus::subject::SignatureFormat;
+use assent_hsm_mock::FaultModule;
 
 use crate::scripted::{Connection, Deployment, Equipment, Kms, Plan};
 
@@ -105,6 +106,16 @@ impl Scene {
         let (kms, deployment) = Kms::deploy_with(&[PLAN], Equipment { has_faults: true, ..equipment })?;
         let maker = Maker::new(deployment, round);
         Ok((Scene { kms, key: maker.contract_key() }, maker))
+    }
+
+    /// The failing module.
+    pub(super) fn faults(&self) -> Result<&FaultModule> {
+        self.kms.faults().context("the KMS has the failing module")
+    }
+
+    /// The same, for what lasts when faults are lifted.
+    pub(super) fn faults_mut(&mut self) -> Result<&mut FaultModule> {
+        self.kms.faults_mut().context("the KMS has the failing module")
     }
 
     /// Has a duty signed, as an agent would, with the help of a person where the KMS asks for one.

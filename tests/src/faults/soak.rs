@@ -85,8 +85,7 @@ impl Soak {
         (count, lasts): (u64, Duration),
         campaign: &mut Campaign,
     ) -> Result<()> {
-        let faults = scene.kms.faults().context("the failing module")?;
-        faults.write_down_calls_of(&[SESSION_COUNT])?;
+        scene.faults_mut()?.write_down_calls_of(&[SESSION_COUNT])?;
         let begun = Instant::now();
         let mut signed = 0;
         thread::scope(|scope| {
@@ -110,19 +109,18 @@ impl Soak {
     }
 
     /// Has one round signed, with faults in its first half.
-    fn round(&mut self, scene: &mut Scene, round: &Round) -> Result<u64> {
+    fn round(&mut self, scene: &Scene, round: &Round) -> Result<u64> {
         round.advance(&mut scene.kms.connect()?)?;
         let drawn = self.draw();
-        scene.kms.faults().context("the failing module")?.set(drawn)?;
+        scene.faults()?.set(drawn)?;
         let (next, done, failed) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
         let said = Mutex::new(Vec::new());
         // The faults are lifted by one who shares nothing with the callers but the script's file.
         let lift_at = Instant::now() + FAULTS_LAST;
-        let scene_shared: &Scene = scene;
         let call = || -> Result<()> {
-            let mut connection = scene_shared.kms.connect()?;
+            let mut connection = scene.kms.connect()?;
             while let Some(ready) = round.duties.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let signed = scene_shared.sign(&mut connection, ready);
+                let signed = scene.sign(&mut connection, ready);
                 let signed = signed.inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
                 said.lock().unwrap_or_else(PoisonError::into_inner).extend(signed.before);
                 done.fetch_add(1, Ordering::Relaxed);
@@ -137,7 +135,7 @@ impl Soak {
             {
                 thread::park_timeout(LOOK);
             }
-            scene_shared.kms.lift_faults()?;
+            scene.faults()?.lift()?;
             callers
                 .into_iter()
                 .try_for_each(|caller| caller.join().map_err(|_| anyhow!("a caller panicked"))?)
@@ -164,8 +162,8 @@ impl Soak {
         faults
     }
 
-    fn sessions(&self, scene: &mut Scene) -> Result<u64> {
-        let counts = scene.kms.faults().context("the failing module")?.calls()?;
+    fn sessions(&self, scene: &Scene) -> Result<u64> {
+        let counts = scene.faults()?.calls()?;
         let count = |call: assent_hsm_mock::Call| u64::from_str_radix(&call.data?, 16).ok();
         Ok(counts.into_iter().filter_map(count).max().unwrap_or(0))
     }

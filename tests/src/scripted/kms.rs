@@ -161,16 +161,13 @@ impl Kms {
     }
 
     /// The module that stands before the token, if there is one.
-    pub fn faults(&mut self) -> Option<&mut FaultModule> {
-        self.faults.as_mut()
+    pub fn faults(&self) -> Option<&FaultModule> {
+        self.faults.as_ref()
     }
 
-    /// Has nothing go wrong any more.
-    ///
-    /// # Errors
-    /// The script cannot be written.
-    pub fn lift_faults(&self) -> Result<()> {
-        Ok(self.faults.as_ref().map_or(Ok(()), FaultModule::lift)?)
+    /// The same, for what lasts when faults are lifted.
+    pub fn faults_mut(&mut self) -> Option<&mut FaultModule> {
+        self.faults.as_mut()
     }
 
     /// The directory on whose file system the KMS keeps its state.

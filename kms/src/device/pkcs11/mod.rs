@@ -17,14 +17,14 @@ use std::time::Duration;
 use assent_consensus::token_uri::{KeyUri, TokenDescription};
 use cryptoki::context::Pkcs11;
 use cryptoki::error::{Error, RvError};
-use cryptoki::session::{Session, SessionState, UserType};
-use cryptoki::slot::{Limit, Slot, TokenInfo};
+use cryptoki::session::{Session, UserType};
+use cryptoki::slot::{Slot, TokenInfo};
 
 use super::{Device, DeviceError, Driver};
 use crate::pin::{PinError, PinSource};
 use module::{Module, Open};
 use reaction::{Reaction, from_call, reaction};
-use session::{Pkcs11Device, Seat, Unfinished};
+use session::{Pkcs11Device, Seat, Unfinished, is_logged_in, sessions_limit};
 
 pub use probe::Probe;
 pub use profile::{AlgorithmAttribute, KeyTemplate, Profile};
@@ -105,10 +105,7 @@ impl Pkcs11Driver {
             )));
         }
         let limits = [token.max_session_count(), token.max_rw_session_count()];
-        let limit = limits
-            .into_iter()
-            .filter_map(|limit| if let Limit::Max(most) = limit { Some(most) } else { None });
-        if let Some(limit) = limit.min()
+        if let Some(limit) = limits.into_iter().filter_map(sessions_limit).min()
             && Arc::strong_count(&self.seat) as u64 > limit
         {
             return Err(DeviceError::Full(format!("it has {limit}, and all are in use")));
@@ -160,10 +157,7 @@ impl Pkcs11Driver {
 
     /// Logs in, unless another session did: the login is the application's.
     fn login(&self, session: &Session, token: &TokenInfo) -> Result<(), DeviceError> {
-        let is_in = || -> Result<bool, DeviceError> {
-            let state = session.get_session_info().map_err(|error| self.failed(&error))?.session_state();
-            Ok(matches!(state, SessionState::RoUser | SessionState::RwUser))
-        };
+        let is_in = || is_logged_in(session).map_err(|error| self.failed(&error));
         if !token.login_required() || is_in()? {
             return Ok(());
         }

@@ -8,9 +8,10 @@ use cryptoki::object::{Attribute, AttributeType};
 use serde::{Deserialize, Serialize};
 
 /// How keys are made on a token, and where its epoch mark is. `assent-kms doctor --probe` finds it out.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Profile {
     /// What the templates of a key pair say.
+    #[serde(default)]
     pub key_template: KeyTemplate,
     /// An attribute of the maker's that says the algorithm of a private key.
     pub algorithm_attribute: Option<AlgorithmAttribute>,

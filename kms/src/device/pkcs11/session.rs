@@ -130,20 +130,21 @@ impl Pkcs11Device {
         &self,
         work: impl FnOnce(&Session) -> Result<(), DeviceError>,
     ) -> Result<(), DeviceError> {
+        self.opened(|open| work(&open.session))?
+    }
+
+    /// Gives the session to `work`, unless it was taken away.
+    fn opened<T>(&self, work: impl FnOnce(&Open) -> T) -> Result<T, DeviceError> {
         match &*self.held.get() {
-            Some(open) => work(&open.session),
+            Some(open) => Ok(work(open)),
             None => Err(DeviceError::Gone("the module is initialised anew".into())),
         }
     }
 
     fn with<T>(&self, work: impl Fn(&Open) -> CallResult<T>) -> Result<T, DeviceError> {
-        let once = || match &*self.held.get() {
-            Some(open) => Ok(work(open)),
-            None => Err(DeviceError::Gone("the module is initialised anew".into())),
-        };
-        let mut result = once()?;
+        let mut result = self.opened(&work)?;
         if result.as_ref().is_err_and(|error| reaction(error) == Reaction::Retry) {
-            result = once()?;
+            result = self.opened(&work)?;
         }
         if result.as_ref().is_err_and(|error| reaction(error) == Reaction::Reinitialise) {
             self.module.must_restart();
@@ -159,8 +160,8 @@ impl Pkcs11Device {
         let found = self.call(|session| session.find_objects(template))?;
         if found.is_empty() {
             let token = self.token()?;
-            let state = self.call(Session::get_session_info)?.session_state();
-            if token.login_required() && !matches!(state, SessionState::RoUser | SessionState::RwUser) {
+            let is_in = self.call(is_logged_in)?;
+            if token.login_required() && !is_in {
                 return Err(DeviceError::Gone("the session is logged in no more".into()));
             }
         }
@@ -313,10 +314,6 @@ impl Device for Pkcs11Device {
     fn info(&mut self) -> Result<DeviceInfo, DeviceError> {
         let token = self.token()?;
         let module = self.with(|open| open.visit.context().get_library_info())?;
-        let count = |limit| match limit {
-            Limit::Max(number) => Some(number),
-            _ => None,
-        };
         Ok(DeviceInfo {
             label: token.label().into(),
             serial: token.serial_number().into(),
@@ -325,7 +322,7 @@ impl Device for Pkcs11Device {
             firmware: token.firmware_version().to_string(),
             module: format!("{} {}", module.library_description(), module.library_version()),
             sessions: token.session_count(),
-            sessions_limit: count(token.max_session_count()),
+            sessions_limit: sessions_limit(token.max_session_count()),
         })
     }
 
@@ -452,6 +449,20 @@ impl Device for Pkcs11Device {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether the user is logged in, by this session or another one of the process.
+pub(super) fn is_logged_in(session: &Session) -> CallResult<bool> {
+    let state = session.get_session_info()?.session_state();
+    Ok(matches!(state, SessionState::RoUser | SessionState::RwUser))
+}
+
+/// How many sessions a token allows, if it says so.
+pub(super) fn sessions_limit(limit: Limit) -> Option<u64> {
+    match limit {
+        Limit::Max(number) => Some(number),
+        _ => None,
     }
 }
 

@@ -13,7 +13,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest such pause.
 const LAST_PAUSE: Duration = Duration::from_secs(5);
 /// How often a job is tried with sessions that turn out to be lost.
-const ATTEMPTS: u32 = 3;
+const ATTEMPTS: u32 = 2;
 
 /// How a try of a job ended.
 pub(super) enum Attempt {
@@ -256,17 +256,20 @@ impl Worker {
     /// Does a job, hands it on, or answers it; false if this worker was given up meanwhile.
     fn serve(&mut self, mut job: Job) -> bool {
         loop {
-            if self.device.is_none() {
-                match self.connect() {
-                    Connected::Yes => {}
+            let mut device = match self.device.take() {
+                Some(device) => device,
+                None => match self.connect() {
+                    Connected::Yes(device) => device,
                     Connected::No(why) => return self.hand_on(job, why),
                     Connected::GivenUp => return false,
-                }
-            }
-            let Some(device) = &mut self.device else { return self.end() };
+                },
+            };
             job.attempts += 1;
             match (job.work)(device.as_mut()) {
-                Attempt::Done => return self.end(),
+                Attempt::Done => {
+                    self.device = Some(device);
+                    return self.end();
+                }
                 Attempt::Lost(why) => {
                     let mut state = self.queue.state();
                     let Some(running) = state.running.get_mut(&self.number) else { return false };
@@ -274,8 +277,8 @@ impl Worker {
                     running.until = Instant::now() + job.limit;
                     state.connected -= 1;
                     drop(state);
-                    self.device = None;
-                    if job.attempts >= 2 {
+                    drop(device);
+                    if job.attempts >= ATTEMPTS {
                         (job.fail)(why);
                         return self.end();
                     }
@@ -284,7 +287,7 @@ impl Worker {
         }
     }
 
-    fn connect(&mut self) -> Connected {
+    fn connect(&self) -> Connected {
         if let Some(pause) = &self.queue.state().pause
             && Instant::now() < pause.until
         {
@@ -299,10 +302,9 @@ impl Worker {
                 running.until = Instant::now() + running.limit;
                 state.connected += 1;
                 state.pause = None;
-                self.device = Some(device);
                 // Those who waited for the end of the pause may try now.
                 self.queue.bell.notify_all();
-                Connected::Yes
+                Connected::Yes(device)
             }
             Err(why) => {
                 let length = state.pause.as_ref().map_or(FIRST_PAUSE, |pause| pause.length * 2);
@@ -320,7 +322,7 @@ impl Worker {
         if state.running.remove(&self.number).is_none() {
             return false;
         }
-        if state.connected > 0 && job.attempts < ATTEMPTS {
+        if state.connected > 0 {
             state.jobs.push_front(job);
             drop(state);
             self.queue.bell.notify_all();
@@ -372,7 +374,7 @@ impl Drop for Worker {
 }
 
 enum Connected {
-    Yes,
+    Yes(Box<dyn Device>),
     No(DeviceError),
     GivenUp,
 }
