@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -169,8 +170,13 @@ impl Scene {
         Ok(())
     }
 
-    /// What the daemon's process takes now.
+    /// What the daemon's process takes when it has seen that nobody is connected any more.
     pub(super) fn taken(&self) -> Result<Taken> {
+        let by = Instant::now() + PATIENCE;
+        while self.connections()? > 0 {
+            ensure!(Instant::now() < by, "the daemon keeps connections whose other ends are closed");
+            thread::park_timeout(PAUSE);
+        }
         let process = self.kms.process().context("the daemon runs")?;
         let status = fs::read_to_string(format!("/proc/{process}/status"))
             .with_context(|| format!("the daemon is gone: {}", self.last_words()))?;
@@ -180,6 +186,21 @@ impl Scene {
         };
         let files = fs::read_dir(format!("/proc/{process}/fd"))?.count();
         Ok(Taken { memory: field("VmRSS:")?, threads: field("Threads:")?, files: u64::try_from(files)? })
+    }
+
+    /// How many connections the daemon holds: the system lists each under its socket's path, as proc(5) says.
+    fn connections(&self) -> Result<usize> {
+        const CONNECTED: &str = "03";
+        let sockets = fs::read_to_string("/proc/net/unix").context("/proc/net/unix")?;
+        let home = self.kms.home();
+        let states: Vec<&str> = sockets
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>())
+            .filter(|fields| fields.get(7).is_some_and(|path| Path::new(path).starts_with(home)))
+            .filter_map(|fields| fields.get(5).copied())
+            .collect();
+        ensure!(!states.is_empty(), "the daemon listens on no socket that the system knows");
+        Ok(states.into_iter().filter(|state| *state == CONNECTED).count())
     }
 
     /// How the daemon ended, if it did.
