@@ -100,6 +100,17 @@ impl KeyVersion {
     pub fn first() -> KeyVersion {
         KeyVersion(Integer::saturating(1))
     }
+
+    /// Whether it is that of genesis.
+    pub fn is_first(&self) -> bool {
+        *self == KeyVersion::first()
+    }
+
+    /// The one after it.
+    #[must_use]
+    pub fn next(self) -> KeyVersion {
+        KeyVersion(Integer::saturating(self.0.get() + 1))
+    }
 }
 
 impl fmt::Display for KeyVersion {

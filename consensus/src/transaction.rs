@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::ActionOutput;
+use crate::bundle::{ActionOutput, TransitionPair};
 use crate::digest::Digest;
 use crate::header::Inclusion;
 use crate::json::{self, JsonError};
@@ -62,6 +62,20 @@ pub enum Carrier {
         /// The event and its proof.
         inclusion: Inclusion,
     },
+    /// To the process ledger: the key transition that an approved `rotate-key` gave.
+    Transition {
+        /// The two messages.
+        transition: TransitionPair,
+        /// The KMS's audit head after those signatures.
+        audit: Digest,
+    },
+    /// To the consensus ledger: a key transition, by the `changed` event of the process ledger.
+    RelayedTransition {
+        /// The two messages.
+        transition: TransitionPair,
+        /// The event and its proof.
+        inclusion: Inclusion,
+    },
     /// To the process ledger: what an action gave.
     Result {
         /// The digest of the decision that approved the action.
@@ -79,8 +93,9 @@ impl Carrier {
         match self {
             Carrier::VoteRequest { audit, .. }
             | Carrier::Decision { audit, .. }
+            | Carrier::Transition { audit, .. }
             | Carrier::Result { audit, .. } => Some(*audit),
-            Carrier::Call { .. } | Carrier::Answer { .. } => None,
+            Carrier::Call { .. } | Carrier::Answer { .. } | Carrier::RelayedTransition { .. } => None,
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::message::{
 use crate::name::Name;
 use crate::policy::{Policy, Tally};
 use crate::process::{Requester, StepAction};
+use crate::standing::{KeyName, Standing, version_at};
 use crate::subject::Subject;
 use crate::time::UnixMillis;
 use crate::vote::Outcome;
@@ -136,24 +137,27 @@ impl<'g> Opening<'g> {
     }
 }
 
-/// Verifies that a contract of genesis signed a vote request, and what it says of contract, policy, process and times.
+/// Verifies that a contract signed a vote request with the version of its key that was in force when it opened, and what it says of contract, policy, process and times.
 /// Whether the question is justified says [`Opening::verify_question`].
 ///
 /// # Errors
 /// [`BundleError`]
 pub fn verify_vote_request<'g, 'a>(
-    genesis: &'g Genesis,
+    standing: &Standing<'g>,
     vote_request: &Jws,
     signatures: impl Into<Signatures<'a>>,
 ) -> Result<(Verified<VoteRequest>, &'g ContractEntry), BundleError> {
     const WHAT: &str = "vote request";
     let signatures = signatures.into();
+    let genesis = standing.genesis();
     let claim: Signed<VoteRequest> = read(WHAT, vote_request)?;
     let contract = find_contract(genesis, &claim.unverified().contract)?;
-    let message = signed(WHAT, claim, &contract.key, signatures)?;
+    let version = claim.unverified().key_version;
+    let message = signed(WHAT, claim, contract_key(standing, contract, version)?, signatures)?;
     same(WHAT, Member::Deployment, &message.deployment, &genesis.id())?;
     same(WHAT, Member::Chain, &message.chain, &contract.chain)?;
-    same(WHAT, Member::KeyVersion, &message.key_version, &KeyVersion::first())?;
+    let transitions = standing.transitions(&KeyName::Contract(contract.name.clone()));
+    same(WHAT, Member::KeyVersion, &message.key_version, &version_at(transitions, message.opened))?;
     same(WHAT, Member::Policy, &message.policy, &contract.policy.digest())?;
     same(WHAT, Member::Deadline, &message.deadline, &message.opened.after(contract.policy.deadline()))?;
     let process = find_process(genesis, &message.process)?;
@@ -290,6 +294,16 @@ fn verify_cancel(
 
 fn find_contract<'g>(genesis: &'g Genesis, name: &Name) -> Result<&'g ContractEntry, BundleError> {
     genesis.contract(name).ok_or_else(|| BundleError::Unknown { what: "contract", name: name.clone() })
+}
+
+/// A contract's key in this version.
+pub(super) fn contract_key<'s>(
+    standing: &'s Standing<'_>,
+    contract: &'s ContractEntry,
+    version: KeyVersion,
+) -> Result<&'s PublicKey, BundleError> {
+    let unknown = || BundleError::NoVersion { key: KeyName::Contract(contract.name.clone()), version };
+    standing.contract_key(contract, version).ok_or_else(unknown)
 }
 
 fn find_process<'g>(genesis: &'g Genesis, name: &Name) -> Result<&'g ProcessEntry, BundleError> {

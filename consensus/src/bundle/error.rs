@@ -1,12 +1,15 @@
 //! Why a proof proves nothing: in a sentence for people, and in a word that programs can rely on.
 
+use crate::digest::Digest;
 use crate::header::ProofError;
 use crate::jwk::Thumbprint;
 use crate::jws::JwsError;
-use crate::message::BallotsRoot;
+use crate::message::{BallotsRoot, KeyVersion};
 use crate::name::Name;
 use crate::policy::BallotRefusal;
+use crate::standing::KeyName;
 use crate::subject::SubjectKind;
+use crate::transition::TransitionError;
 use crate::vote::Outcome;
 
 /// Why a bundle, or a part of one, proves nothing.
@@ -124,7 +127,7 @@ pub enum BundleError {
     /// An action without an approval.
     #[error("there is nothing to do: the request is {0}")]
     NotApproved(Outcome),
-    /// An action on a subject that asks for no signature.
+    /// An action on a subject that asks for nothing that is done with a key.
     #[error("there is nothing to sign: a `{0}` asks for no signature")]
     NothingToSign(SubjectKind),
     /// A process that does not act on an approval.
@@ -136,9 +139,53 @@ pub enum BundleError {
     /// What an approved action gave is not a signature by its key over what was approved.
     #[error("the signature of the result does not verify: it is not one by key `{0}` over what was approved")]
     Result(Name),
+    /// A version of a key that is not in force, nor was.
+    #[error("the bundle shows no version {version} of {key}")]
+    NoVersion {
+        /// Which key.
+        key: KeyName,
+        /// Which version.
+        version: KeyVersion,
+    },
+    /// What was signed after the key was known not to be trusted.
+    #[error("version {version} of {key} was compromised before the decision")]
+    Compromised {
+        /// Which key.
+        key: KeyName,
+        /// Which version.
+        version: KeyVersion,
+    },
+    /// Other transitions than those that lead to the version that was used.
+    #[error("the transitions are not those that lead from genesis to version {version} of {key}")]
+    Transitions {
+        /// Which key.
+        key: KeyName,
+        /// The version that was used.
+        version: KeyVersion,
+    },
+    /// A transition that is not the next one of its key, or not what was approved.
+    #[error(transparent)]
+    Transition(#[from] TransitionError),
+    /// An approved change of the history proves nothing.
+    #[error("change {place} of the history: {source}")]
+    History {
+        /// Which one, from 1.
+        place: usize,
+        /// What is wrong.
+        source: Box<BundleError>,
+    },
+    /// A bundle of the history that is none of an approved change on its own, or is out of order.
+    #[error("it {0}")]
+    NoChange(&'static str),
+    /// A transition that no bundle of the history approves, or that stands there in two forms.
+    #[error("the key transition that the decision `{0}` should have approved is not approved by the history")]
+    Unapproved(Digest),
+    /// A change that leads to nothing on which this request relies.
+    #[error("{0} is not used by this request")]
+    Unused(KeyName),
     /// Something newer than this.
-    #[error("changes since genesis cannot be verified by this version")]
-    Changes,
+    #[error("an approved `{0}` cannot be verified by this version")]
+    Changes(SubjectKind),
 }
 
 /// A member of a message, to say what differs.
@@ -193,7 +240,15 @@ impl BundleError {
             BundleError::NoAction(_) => "no-action",
             BundleError::Lapsed => "lapsed",
             BundleError::Result(_) => "bad-signature",
-            BundleError::Changes => "changes-unsupported",
+            BundleError::NoVersion { .. } => "other-key-version",
+            BundleError::Compromised { .. } => "key-compromised",
+            BundleError::Transitions { .. } => "other-transitions",
+            BundleError::Transition(source) => source.reason(),
+            BundleError::History { source, .. } => source.reason(),
+            BundleError::NoChange(_) => "no-change",
+            BundleError::Unapproved(_) => "unapproved-transition",
+            BundleError::Unused(_) => "unused-change",
+            BundleError::Changes(_) => "changes-unsupported",
         }
     }
 }

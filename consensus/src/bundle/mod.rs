@@ -1,20 +1,24 @@
 //! Bundles: one file that proves one request offline, and the checks that make it a proof.
 //!
 //! ```text
+//! history ─▶ what is in force: genesis, and the key transitions since                                   (history)
 //! genesis ─▶ contract's key ─▶ vote request ─▶ policy, process, start ─▶ subject      (approval)
 //!                │                  └─▶ ballots ─▶ Recount ─▶ outcome, decided
 //!                └─▶ decision ◀──────────────────────────────┘ └─▶ inclusion, result   (verify)
 //! ```
 
 mod approval;
+mod assembly;
 mod error;
+mod history;
 mod signatures;
 mod verify;
 
 pub use approval::{Opening, Question, Recount, recount, verify_start, verify_vote_request};
+pub use assembly::{Records, complete};
 pub use error::{BundleError, Member};
 pub use signatures::{SignatureId, SignatureMemory, Signatures};
-pub use verify::{ApprovedAction, VerifiedBundle, verify};
+pub use verify::{Act, ApprovedAction, VerifiedBundle, verify, verify_under};
 
 use serde::{Deserialize, Serialize};
 

@@ -10,8 +10,9 @@ use crate::bundle::ActionOutput;
 use crate::digest::Digest;
 use crate::event::{CaseOutcome, ConsensusEvent, EventBytes, ProcessEvent};
 use crate::header::Inclusion;
-use crate::jws::{Jws, Signed};
+use crate::jws::{Jws, Signed, Verified};
 use crate::message::{Decision, RequestId};
+use crate::name::Name;
 use crate::process::{OnRejected, StepAction};
 use crate::subject::Subject;
 use crate::time::UnixMillis;
@@ -53,15 +54,17 @@ impl ProcessContracts {
         self.registry().check_inclusion(inclusion)?;
         let answer = match (event, decision) {
             (ConsensusEvent::DecisionRecorded { outcome, decision: digest, .. }, Some(jws)) => {
-                let decision = self.decision(&asked, request, jws, context)?;
-                if digest != jws.digest() || outcome != decision.0 {
+                let decision = self.decision(state, &asked, request, jws, context)?;
+                if digest != jws.digest() || outcome != decision.outcome {
                     return Err(Rejection::new(
                         "other-decision",
                         "the decision that was carried is not the one that the event records",
                     ));
                 }
-                let (outcome, decided, act_by) = decision;
-                Answer::Decided { outcome, decision: digest, decided, act_by }
+                let Decision { outcome, decided, key_version, .. } = *decision;
+                let policy = self.registry().policy(contract, &decision.policy)?;
+                let act_by = decided.after(policy.act_within());
+                Answer::Decided { outcome, decision: digest, decided, act_by, key_version }
             }
             (ConsensusEvent::DecisionRecorded { .. }, None) => {
                 return Err(Rejection::new(
@@ -90,14 +93,15 @@ impl ProcessContracts {
         })
     }
 
-    /// Verifies the decision on a request: its outcome, `decided`, and until when an approved action may be done.
+    /// Verifies the decision on a request.
     fn decision(
         &self,
+        state: &dyn State,
         asked: &AskedRequest,
         request: RequestId,
         jws: &Jws,
         context: &Context<'_>,
-    ) -> Result<(Outcome, UnixMillis, UnixMillis), Rejection> {
+    ) -> Result<Verified<Decision>, Rejection> {
         let contract = self.registry().contract(&asked.contract)?;
         let signed = Signed::<Decision>::from_jws(jws.clone())?;
         let message = signed.unverified();
@@ -109,10 +113,8 @@ impl ProcessContracts {
                 format!("the decision is not one of `{}` on the request `{request}`", asked.contract),
             ));
         }
-        let policy = self.registry().policy(contract, &message.policy)?;
-        let key = self.registry().contract_key(contract, message.key_version)?;
-        let decision = signed.verify_with(key, context.checked)?;
-        Ok((decision.outcome, decision.decided, decision.decided.after(policy.act_within())))
+        let key = self.registry().contract_key(state, contract, message.key_version)?;
+        Ok(signed.verify_with(&key, context.checked)?)
     }
 
     /// Goes on after an answer.
@@ -168,54 +170,34 @@ impl ProcessContracts {
         audit: Digest,
         context: &Context<'_>,
     ) -> Result<Vec<EventBytes>, Rejection> {
+        let (request, asked) = self.approved(state, decision)?;
+        self.walk_on(state, &asked, |contracts, state, walk| {
+            let acting = Acting::of(walk, &asked, request, context)?;
+            let subject = acting.subject(walk, &asked)?;
+            contracts.check_output(state, &asked, request, decision, subject, output)?;
+
+            layout::write(state, &Key::request(request, "result"), output);
+            acting.done(contracts, state, walk, &asked, (Digest::of(&output.signature.0), audit), context)
+        })
+    }
+
+    /// The request that a recorded decision answered.
+    pub(super) fn approved(
+        &self,
+        state: &dyn State,
+        decision: Digest,
+    ) -> Result<(RequestId, AskedRequest), Rejection> {
         let found = state.get(decision_key(&decision).as_bytes()).and_then(|bytes| bytes.try_into().ok());
         let request = found.map(|bytes| RequestId(Digest::from_bytes(bytes))).ok_or_else(|| {
             Rejection::new("unknown-decision", format!("no decision `{decision}` is recorded"))
         })?;
-        let asked = known(state, request)?;
-        self.walk_on(state, &asked, |contracts, state, walk| {
-            let (acting, act_by) = match &walk.status.stage {
-                CaseStage::Acting { step, request: acting, act_by } if *acting == request => {
-                    (step.clone(), *act_by)
-                }
-                _ => {
-                    return Err(Rejection::new(
-                        "not-due",
-                        format!("no action that the decision `{decision}` approved is due"),
-                    ));
-                }
-            };
-            let approved = walk.process.step(&asked.step).ok_or_else(|| wrong_process(walk.process))?;
-            // The block whose time it is lapses many at once, but not all.
-            if context.time >= act_by {
-                let message = format!("the approval by the decision `{decision}` lapsed at {act_by}");
-                return Err(Rejection::new("lapsed", message));
-            }
-            let subject = subject(walk.process, approved, walk.start)?;
-            contracts.check_output(&asked, request, decision, subject, output)?;
-
-            layout::write(state, &Key::request(request, "result"), output);
-            if let Some(height) = asked.action_due {
-                DUTY.remove(state, height, request);
-            }
-            DUE.remove(state, act_by.get(), request);
-            let result = Digest::of(&output.signature.0);
-            let recorded = ProcessEvent::ResultRecorded {
-                case: walk.case.clone(),
-                step: acting.clone(),
-                request,
-                result,
-                audit,
-            };
-            layout::write(state, &Key::request(request, "recorded"), &(context.height, audit));
-            walk.events.push(recorded.to_bytes());
-            contracts.enter(state, walk, walk.process.next_step(&acting), context)
-        })
+        Ok((request, known(state, request)?))
     }
 
     /// Checks that an output is what `decision` approved: made with the key that the subject names, over what it names.
     fn check_output(
         &self,
+        state: &dyn State,
         asked: &AskedRequest,
         request: RequestId,
         decision: Digest,
@@ -225,7 +207,7 @@ impl ProcessContracts {
         let Subject::Sign { key, name, digest, .. } = subject else {
             return Err(Rejection::new("other-action", format!("a `{}` gives no signature", subject.kind())));
         };
-        let (entry, verification_key) = self.registry().key(&key, output.version)?;
+        let (entry, verification_key) = self.registry().key(state, &key, output.version)?;
         if output.key != key
             || output.public_key != *verification_key.public_key()
             || output.format != entry.format
@@ -236,9 +218,68 @@ impl ProcessContracts {
         // A decision is recorded only under the one policy that its contract has.
         let policy = self.registry().contract(&asked.contract)?.policy.digest();
         let artifact = Artifact { format: entry.format, name, digest, request, policy, decision };
-        artifact.verify(verification_key, &output.signature.0).map_err(|_| {
+        artifact.verify(&verification_key, &output.signature.0).map_err(|_| {
             let message = format!("the signature of the key `{key}` over `{digest}` does not verify");
             Rejection::new("bad-signature", message)
         })
+    }
+}
+
+/// An action that is due now.
+pub(super) struct Acting {
+    step: Name,
+    request: RequestId,
+    act_by: UnixMillis,
+}
+
+impl Acting {
+    /// The action on what `request` approved.
+    pub(super) fn of(
+        walk: &Walk<'_>,
+        asked: &AskedRequest,
+        request: RequestId,
+        context: &Context<'_>,
+    ) -> Result<Acting, Rejection> {
+        let (step, act_by) = match &walk.status.stage {
+            CaseStage::Acting { step, request: acting, act_by } if *acting == request => (step, *act_by),
+            _ => {
+                let message = format!("no action that step `{}` approved is due", asked.step);
+                return Err(Rejection::new("not-due", message));
+            }
+        };
+        // The block whose time it is lapses many at once, but not all.
+        if context.time >= act_by {
+            let message = format!("what step `{}` approved lapsed at {act_by}", asked.step);
+            return Err(Rejection::new("lapsed", message));
+        }
+        Ok(Acting { step: step.clone(), request, act_by })
+    }
+
+    /// What was approved.
+    pub(super) fn subject(&self, walk: &Walk<'_>, asked: &AskedRequest) -> Result<Subject, Rejection> {
+        let approved = walk.process.step(&asked.step).ok_or_else(|| wrong_process(walk.process))?;
+        subject(walk.process, approved, walk.start)
+    }
+
+    /// It was done: the digest of what it gave, and the KMS's audit head.
+    pub(super) fn done(
+        self,
+        contracts: &ProcessContracts,
+        state: &mut dyn State,
+        walk: &mut Walk<'_>,
+        asked: &AskedRequest,
+        (result, audit): (Digest, Digest),
+        context: &Context<'_>,
+    ) -> Result<(), Rejection> {
+        let Acting { step, request, act_by } = self;
+        if let Some(height) = asked.action_due {
+            DUTY.remove(state, height, request);
+        }
+        DUE.remove(state, act_by.get(), request);
+        layout::write(state, &Key::request(request, "recorded"), &(context.height, audit));
+        let case = walk.case.clone();
+        let recorded = ProcessEvent::ResultRecorded { case, step: step.clone(), request, result, audit };
+        walk.events.push(recorded.to_bytes());
+        contracts.enter(state, walk, walk.process.next_step(&step), context)
     }
 }

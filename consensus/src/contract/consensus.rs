@@ -16,6 +16,7 @@ use super::registry::Registry;
 use super::request::{
     call, case_key, keep_cancel, known, opened, put_status, remove_live, status, unknown_request, wrong_state,
 };
+use super::rotation::note_approval;
 use super::{Context, Contract, Rejection, State};
 use crate::digest::Digest;
 use crate::event::{Call, ConsensusEvent, EventBytes, ProcessEvent};
@@ -182,8 +183,9 @@ impl ConsensusContracts {
                 format!("`opened` is more than {OPENED_AHEAD} after the block's time, {}", context.time),
             ));
         }
-        let key = self.registry.contract_key(contract, message.key_version)?;
-        let message = signed.verify_with(key, context.checked)?;
+        self.registry.check_version(state, contract, message.key_version, message.opened)?;
+        let key = self.registry.contract_key(state, contract, message.key_version)?;
+        let message = signed.verify_with(&key, context.checked)?;
 
         let opened = Opened {
             contract: message.contract.clone(),
@@ -308,8 +310,11 @@ impl ConsensusContracts {
                 ),
             ));
         }
-        let key = self.registry.contract_key(contract, opened.key_version)?;
-        let decision = signed.verify_with(key, context.checked)?.digest();
+        let key = self.registry.contract_key(state, contract, opened.key_version)?;
+        let decision = signed.verify_with(&key, context.checked)?.digest();
+        if outcome == Outcome::Approved {
+            note_approval(state, request, &decision);
+        }
 
         state.put(Key::request(request, "decision").as_bytes(), jws.as_str().into());
         if let Some(fixed) = status.heights.fixed {
@@ -349,13 +354,13 @@ impl ConsensusContracts {
                 let message = Signed::<VoteRequest>::from_jws(jws.clone()).ok()?;
                 let VoteRequest { contract, key_version, .. } = message.unverified();
                 let contract = self.contract(contract).ok()?;
-                self.registry.contract_key(contract, *key_version).ok().cloned()
+                self.registry.contract_key(state, contract, *key_version).ok()
             }
             Typ::Decision => {
                 let message = Signed::<Decision>::from_jws(jws.clone()).ok()?;
                 let Decision { contract, key_version, .. } = message.unverified();
                 let contract = self.contract(contract).ok()?;
-                self.registry.contract_key(contract, *key_version).ok().cloned()
+                self.registry.contract_key(state, contract, *key_version).ok()
             }
             Typ::Cancel => {
                 let message = Signed::<Cancel>::from_jws(jws.clone()).ok()?;
@@ -376,7 +381,7 @@ impl Contract for ConsensusContracts {
                 Carrier::VoteRequest { vote_request: jws, .. } | Carrier::Decision { decision: jws, .. } => {
                     jws
                 }
-                Carrier::Call { .. } | Carrier::Answer { .. } | Carrier::Result { .. } => return Vec::new(),
+                _ => return Vec::new(),
             },
             Content::Attachment => return Vec::new(),
         };
@@ -401,7 +406,11 @@ impl Contract for ConsensusContracts {
                     self.vote_request(state, vote_request, *audit, context)
                 }
                 Carrier::Decision { decision, audit } => self.decision(state, decision, *audit, context),
+                Carrier::RelayedTransition { transition, inclusion } => {
+                    self.relayed_transition(state, transition, inclusion, context)
+                }
                 Carrier::Answer { .. } => Err(super::not_taken("answer")),
+                Carrier::Transition { .. } => Err(super::not_taken("transition")),
                 Carrier::Result { .. } => Err(super::not_taken("result")),
             },
             Content::Attachment => Err(super::not_taken("attachment")),

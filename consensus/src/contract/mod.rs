@@ -5,7 +5,7 @@
 //! trait is small enough that a WebAssembly host can stand behind it.
 //!
 //! [`process`] turns starts into cases and calls; [`consensus`] turns calls into requests and, with `ballot` and
-//! `counting`, into outcomes; `answer` brings decisions and results back to the case. [`record`] has their lives as
+//! `counting`, into outcomes; `answer` brings decisions and results back to the case, and `rotation` new versions of keys. [`record`] has their lives as
 //! enums, `case`, `request` and `layout` say where they stand in the state, `registry` looks up contracts, policies,
 //! processes and keys, and [`query`] is for those who read.
 
@@ -20,6 +20,7 @@ pub mod query;
 pub mod record;
 mod registry;
 mod request;
+mod rotation;
 #[cfg(test)]
 pub(crate) mod tests;
 

@@ -338,7 +338,7 @@ impl ProcessContracts {
                 let decision = Signed::<Decision>::from_jws(jws.clone()).ok()?;
                 let Decision { contract, key_version, .. } = decision.unverified();
                 let contract = self.registry.contract(contract).ok()?;
-                return self.registry.contract_key(contract, *key_version).ok().cloned();
+                return self.registry.contract_key(state, contract, *key_version).ok();
             }
             _ => return None,
         };
@@ -378,6 +378,10 @@ impl Contract for ProcessContracts {
                 Carrier::Result { decision, output, audit } => {
                     self.result(state, *decision, output, *audit, context)
                 }
+                Carrier::Transition { transition, audit } => {
+                    self.transition(state, transition, *audit, context)
+                }
+                Carrier::RelayedTransition { .. } => Err(super::not_taken("relayed-transition")),
                 Carrier::Call { .. } => Err(super::not_taken("call")),
                 Carrier::VoteRequest { .. } => Err(super::not_taken("vote-request")),
                 Carrier::Decision { .. } => Err(super::not_taken("decision")),

@@ -10,6 +10,7 @@ use super::layout::{self, ASKING, CANCEL, DUTY, Key};
 use super::process::{ACTION_DUTY, CASES};
 use super::record::{AskedRequest, CaseStatus, Opened, RequestStatus};
 use super::request::{ballots_prefix, call, opened, status, timed_message};
+use super::rotation;
 use crate::bundle::ActionOutput;
 use crate::digest::Digest;
 use crate::event::Call;
@@ -18,6 +19,9 @@ use crate::jws::Jws;
 use crate::message::{CountedMessage, RequestId};
 use crate::name::Name;
 use crate::policy::VOTER_LIMIT;
+use crate::standing::KeyName;
+
+pub use super::rotation::RecordedTransition;
 
 /// The most entries that one page of a list has, whatever is asked for.
 pub const PAGE_LIMIT: usize = 1_000;
@@ -246,4 +250,9 @@ fn numbered(state: &dyn State, list: &str, after: u64, limit: usize) -> Vec<Vec<
     let from = Key::table(list).number(after);
     let rows = state.scan_after(table.as_bytes(), from.as_bytes(), limit.min(PAGE_LIMIT));
     rows.into_iter().map(|(_, value)| value).collect()
+}
+
+/// The transitions of a key since genesis, in order of version.
+pub fn transitions(state: &dyn State, key: &KeyName) -> Vec<RecordedTransition> {
+    rotation::recorded(state, key)
 }

@@ -191,6 +191,9 @@ pub enum Answer {
         decided: UnixMillis,
         /// Until when an approved action may be done.
         act_by: UnixMillis,
+        /// The version of the contract's key that signed it.
+        #[serde(skip_serializing_if = "KeyVersion::is_first", default = "KeyVersion::first")]
+        key_version: KeyVersion,
     },
     /// The contract does not decide this.
     Refused {

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::Rejection;
+use super::rotation::transitions;
+use super::{Rejection, State};
 use crate::digest::Digest;
 use crate::event::Call;
 use crate::genesis::{ContractEntry, Genesis, KeyEntry};
@@ -13,7 +14,9 @@ use crate::name::Name;
 use crate::operational_key::VerificationKey;
 use crate::policy::Policy;
 use crate::process::Process;
+use crate::standing::{KeyName, compromised_at, version_at};
 use crate::subject::Subject;
+use crate::time::UnixMillis;
 
 /// The deployment as seen from one of its ledgers.
 pub(super) struct Registry {
@@ -84,16 +87,56 @@ impl Registry {
     }
 
     /// A contract's public key of this version.
-    pub(super) fn contract_key<'g>(
+    pub(super) fn contract_key(
         &self,
-        contract: &'g ContractEntry,
+        state: &dyn State,
+        contract: &ContractEntry,
         version: KeyVersion,
-    ) -> Result<&'g PublicKey, Rejection> {
-        if version == KeyVersion::first() {
-            return Ok(&contract.key);
+    ) -> Result<PublicKey, Rejection> {
+        if version.is_first() {
+            return Ok(contract.key.clone());
         }
-        let message = format!("the contract `{}` has no key version {version}", contract.name);
+        let key = KeyName::Contract(contract.name.clone());
+        let found = transitions(state, &key).into_iter().find(|says| says.version == version);
+        found.map(|says| says.to).ok_or_else(|| {
+            let message = format!("the contract `{}` has no key version {version}", contract.name);
+            Rejection::new("unknown-key-version", message)
+        })
+    }
+
+    /// Checks that what begins at `moment` uses the version of a contract's key that is in force then, and trusted.
+    pub(super) fn check_version(
+        &self,
+        state: &dyn State,
+        contract: &ContractEntry,
+        version: KeyVersion,
+        moment: UnixMillis,
+    ) -> Result<(), Rejection> {
+        let key = KeyName::Contract(contract.name.clone());
+        let transitions = transitions(state, &key);
+        if compromised_at(&transitions, version).is_some() {
+            let message = format!("version {version} of {key} is compromised");
+            return Err(Rejection::new("key-compromised", message));
+        }
+        let in_force = version_at(&transitions, moment);
+        if version == in_force {
+            return Ok(());
+        }
+        let message = format!("version {in_force} of {key} is in force at {moment}, not version {version}");
         Err(Rejection::new("unknown-key-version", message))
+    }
+
+    /// The genesis of the deployment.
+    pub(super) fn genesis(&self) -> &Genesis {
+        &self.genesis
+    }
+
+    /// Checks that a ledger is one of processes.
+    pub(super) fn check_process_chain(&self, chain: &Name) -> Result<(), Rejection> {
+        match self.genesis.processes().iter().any(|process| process.chain == *chain) {
+            true => Ok(()),
+            false => Err(Rejection::new("other-chain", format!("`{chain}` records no processes"))),
+        }
     }
 
     /// The process of this name, and the ledger that it is on.
@@ -122,15 +165,26 @@ impl Registry {
     /// An operational key, and its public half in this version.
     pub(super) fn key(
         &self,
+        state: &dyn State,
         name: &Name,
         version: KeyVersion,
-    ) -> Result<(&KeyEntry, &VerificationKey), Rejection> {
+    ) -> Result<(&KeyEntry, VerificationKey), Rejection> {
         let unknown = || {
             let message = format!("there is no version {version} of the key `{name}`");
             Rejection::new("unknown-key", message)
         };
-        let entry = self.genesis.key(name).filter(|_| version == KeyVersion::first()).ok_or_else(unknown)?;
-        Ok((entry, &entry.key))
+        let entry = self.genesis.key(name).ok_or_else(unknown)?;
+        let key = KeyName::Operational(name.clone());
+        let transitions = transitions(state, &key);
+        if compromised_at(&transitions, version).is_some() {
+            let message = format!("version {version} of {key} is compromised");
+            return Err(Rejection::new("key-compromised", message));
+        }
+        if version.is_first() {
+            return Ok((entry, entry.key.clone()));
+        }
+        let found = transitions.into_iter().find(|says| says.version == version);
+        Ok((entry, found.ok_or_else(unknown)?.to.into()))
     }
 
     /// Why `contract` may not decide on `subject`; nothing if it may.

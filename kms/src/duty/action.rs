@@ -1,6 +1,6 @@
 //! Actions: what a verified decision approved, and nothing else, is signed with an operational key (invariant I2).
 
-use assent_consensus::bundle::{Bundle, VerifiedBundle, verify};
+use assent_consensus::bundle::{Act, Bundle, VerifiedBundle, verify_under};
 use assent_consensus::digest::Digest;
 use assent_consensus::header::EventProof;
 use assent_consensus::message::RequestId;
@@ -37,18 +37,21 @@ impl Checker {
                 "the bundle has a result: the action was done already",
             ));
         }
-        let approval = verify(&self.genesis, bundle, self.signatures())?;
+        let approval = verify_under(&self.standing(), bundle, self.signatures())?;
         self.check_event(&approval.process.chain, due, "duty")?;
         self.check_approval(bundle, &approval)?;
         let action = approval.action(&self.genesis)?;
         check_claim(claim, &approval, &action.step.name)?;
         self.check_act_by(claim.request, action.act_by)?;
 
-        let name = KeyName::Operational(action.key.name.clone());
-        let key = self.key(name.clone(), &action.key.key)?;
+        let Act::Sign { key: entry, artifact } = action.act else {
+            return Err(not_supported(approval.subject().kind()));
+        };
+        let name = KeyName::Operational(entry.name.clone());
+        let key = self.key(name.clone(), &entry.key)?;
         check_active(&name, &key)?;
         // Whether another is on record shows when this one's intent is to be put there.
-        Ok(Prepared::artifact(&action.key.name, &key, action.artifact))
+        Ok(Prepared::artifact(&entry.name, &key, artifact))
     }
 
     /// Checks what a bundle cannot show: that what the contract signed is what this KMS ordered, with a key that is still
@@ -69,8 +72,7 @@ impl Checker {
         }
         let kind = approval.subject().kind();
         if approval.decision.outcome == Outcome::Approved && kind != SubjectKind::Sign {
-            let message = format!("this version of the KMS does not do what a `{kind}` asks for");
-            return Err(Refused::person("not-supported", message));
+            return Err(not_supported(kind));
         }
         Ok(())
     }
@@ -84,6 +86,10 @@ impl Checker {
             format!("what the request `{request}` approved was to be done before {act_by}, and it is {now}");
         Err(Refused::person("lapsed", message))
     }
+}
+
+fn not_supported(kind: SubjectKind) -> Refused {
+    Refused::person("not-supported", format!("this version of the KMS does not do what a `{kind}` asks for"))
 }
 
 /// Compares what the process ledger says is due with what the approval justifies.

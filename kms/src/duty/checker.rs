@@ -12,6 +12,7 @@ use assent_consensus::jwk::Thumbprint;
 use assent_consensus::message::{KeyVersion, RequestId};
 use assent_consensus::name::Name;
 use assent_consensus::operational_key::VerificationKey;
+use assent_consensus::standing::Standing;
 use assent_consensus::time::{Millis, UnixMillis};
 
 use super::anchors::BatchAnchors;
@@ -109,6 +110,11 @@ impl Checker {
             }
             None => Err(Refused::person("unknown-key", format!("{name} is not on this KMS"))),
         }
+    }
+
+    /// What is in force.
+    pub(super) fn standing(&self) -> Standing<'_> {
+        Standing::new(&self.genesis, Arc::default())
     }
 
     /// What is on disk to be signed for a duty.

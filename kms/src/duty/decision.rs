@@ -30,7 +30,7 @@ impl Checker {
         due: &EventProof,
         claim: &Claim,
     ) -> Result<Prepared, Refused> {
-        let (question, contract) = verify_vote_request(&self.genesis, vote_request, self.signatures())?;
+        let (question, contract) = verify_vote_request(&self.standing(), vote_request, self.signatures())?;
         self.check_event(&contract.chain, due, "duty")?;
         if question.request != claim.request {
             let message = format!(

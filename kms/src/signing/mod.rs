@@ -12,7 +12,6 @@
 //! the argument in full.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,8 +19,8 @@ pub use assent_consensus::artifact::ToSign;
 use assent_consensus::digest::{Digest, Tuple};
 use assent_consensus::json::Integer;
 use assent_consensus::message::{KeyVersion, RequestId};
-use assent_consensus::name::Name;
 use assent_consensus::operational_key::RawSignature;
+pub use assent_consensus::standing::KeyName;
 use assent_consensus::time::UnixMillis;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
@@ -79,24 +78,6 @@ impl DutyId {
     /// The digest.
     pub fn digest(&self) -> &Digest {
         &self.0
-    }
-}
-
-/// A key by its name in the deployment.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum KeyName {
-    /// A consensus contract's own key.
-    Contract(Name),
-    /// A key that approved actions use.
-    Operational(Name),
-}
-
-impl fmt::Display for KeyName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            KeyName::Contract(name) => write!(f, "the key of contract `{name}`"),
-            KeyName::Operational(name) => write!(f, "the key `{name}`"),
-        }
     }
 }
 

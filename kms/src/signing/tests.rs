@@ -1,4 +1,5 @@
 use assent_consensus::header::TrustedHeader;
+use assent_consensus::name::Name;
 
 use super::*;
 use crate::audit;

@@ -1,11 +1,12 @@
 //! Making the bundle of a request from what the logs record.
 
-use assent_consensus::bundle::{ActionResult, Bundle};
-use assent_consensus::contract::query::{self, RequestRecord};
+use assent_consensus::bundle::{ActionResult, Bundle, BundleError, Records, complete};
+use assent_consensus::contract::query::{self, RecordedTransition, RequestRecord};
 use assent_consensus::contract::record::RequestState;
 use assent_consensus::encoding::Bytes;
 use assent_consensus::json::Integer;
 use assent_consensus::message::RequestId;
+use assent_consensus::standing::KeyName;
 use assent_consensus::vote::Outcome;
 use assent_ledger::{LedgerError, Snapshot};
 
@@ -32,6 +33,9 @@ pub enum NoBundle {
     /// This node does not keep all that is needed.
     #[error("this node does not keep {0}; ask the one that does")]
     NotKept(String),
+    /// What is recorded makes none.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
     /// A log cannot be read.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -48,15 +52,51 @@ pub fn build(
     request: RequestId,
     with_result: bool,
 ) -> Result<Bundle, NoBundle> {
-    for log in ledgers.consensus_logs() {
-        let state = log.reader.snapshot()?;
-        let found = query::request(&state, request);
-        state.verified()?;
-        if let Some(record) = found {
-            return of_record(ledgers, places, log, &state, record, with_result);
+    let logs = Logs { ledgers, places };
+    complete(logs.bundle(request, with_result)?, &logs)
+}
+
+/// The logs that this node keeps, from which a bundle's parts come.
+struct Logs<'a> {
+    ledgers: &'a Ledgers,
+    places: &'a Places,
+}
+
+impl Logs<'_> {
+    /// A bundle that has no transitions and no history yet.
+    fn bundle(&self, request: RequestId, with_result: bool) -> Result<Bundle, NoBundle> {
+        for log in self.ledgers.consensus_logs() {
+            let state = log.reader.snapshot()?;
+            let found = query::request(&state, request);
+            state.verified()?;
+            if let Some(record) = found {
+                return of_record(self.ledgers, self.places, log, &state, record, with_result);
+            }
         }
+        Err(NoBundle::Unknown(request))
     }
-    Err(NoBundle::Unknown(request))
+}
+
+impl Records for Logs<'_> {
+    type Error = NoBundle;
+
+    fn transitions(&self, key: &KeyName) -> Result<Vec<RecordedTransition>, NoBundle> {
+        // The log that knows of more of them is ahead of the other.
+        let mut longest = Vec::new();
+        for log in self.ledgers.process_logs().chain(self.ledgers.consensus_logs()) {
+            let state = log.reader.snapshot()?;
+            let recorded = query::transitions(&state, key);
+            state.verified()?;
+            if recorded.len() > longest.len() {
+                longest = recorded;
+            }
+        }
+        Ok(longest)
+    }
+
+    fn approval(&self, request: RequestId) -> Result<Bundle, NoBundle> {
+        self.bundle(request, false)
+    }
 }
 
 fn of_record(
@@ -120,7 +160,6 @@ fn of_record(
         ballots,
         cancel,
         decision,
-        // Keys and policies are those of genesis until changes are recorded.
         contract_transitions: Vec::new(),
         key_transitions: Vec::new(),
         history: Vec::new(),

@@ -3,6 +3,7 @@
 mod changes;
 mod refusals;
 mod remembered;
+mod rotated;
 
 use std::collections::BTreeSet;
 
@@ -102,8 +103,9 @@ fn what_was_signed_in_any_format_is_proven() {
         assert_eq!((proof.recount.by_time, proof.recount.ballots.len()), (false, 3));
         assert_eq!(proof.rule().state, NodeState::True, "{format}");
         let action = proof.action(&world.genesis).unwrap();
-        assert_eq!((&action.key.name, &action.step.name), (&name("release"), &name("signature")));
-        assert_eq!(action.artifact, world.artifact_of("a"));
+        let Act::Sign { key, artifact } = action.act else { panic!("a signature") };
+        assert_eq!((&key.name, &action.step.name), (&name("release"), &name("signature")));
+        assert_eq!(artifact, world.artifact_of("a"));
         assert_eq!(action.act_by.get(), proof.decision.decided.get() + 7 * DAY);
         let without = Bundle { result: None, ..bundle };
         judge(&world, &without).unwrap();

@@ -254,18 +254,3 @@ fn a_result_that_was_recorded_after_its_time_to_act_is_refused() {
         assert_eq!(judge(&world, &bundle).err().map(|error| error.reason()), expected);
     }
 }
-
-#[test]
-fn a_bundle_that_leans_on_changes_is_refused() {
-    let (world, good) = signed_in(SignatureFormat::Der);
-    let pair = TransitionPair { first: good.decision.clone(), new: good.decision.clone() };
-    let mut bundle = good.clone();
-    bundle.history.push(good.clone());
-    assert_eq!(reason(&world, &bundle), "changes-unsupported");
-    let mut bundle = good.clone();
-    bundle.key_transitions.push(pair.clone());
-    assert_eq!(reason(&world, &bundle), "changes-unsupported");
-    let mut bundle = good;
-    bundle.contract_transitions.push(pair);
-    assert_eq!(reason(&world, &bundle), "changes-unsupported");
-}

@@ -4,4 +4,5 @@ mod consensus;
 pub(crate) mod ledger;
 mod process;
 mod random;
+pub(crate) mod rotation;
 pub(crate) mod world;

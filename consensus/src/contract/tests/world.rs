@@ -1,5 +1,6 @@
 //! Two ledgers that carry proofs to each other, and everybody's keys.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::ledger::{Key, Ledger, number};
@@ -10,6 +11,7 @@ use crate::contract::consensus::ConsensusContracts;
 use crate::contract::process::ProcessContracts;
 use crate::contract::query;
 use crate::contract::record::RequestState;
+use crate::contract::rotation::transitions;
 use crate::digest::Digest;
 use crate::encoding::Bytes;
 use crate::event::{ConsensusEvent, EventBytes, ProcessEvent};
@@ -22,6 +24,7 @@ use crate::jws::Jws;
 use crate::message::{Ballot, Cancel, Decision, KeyVersion, RequestId, Start, VoteRequest};
 use crate::name::Name;
 use crate::operational_key::{Algorithm, RawSignature, VerificationKey};
+use crate::standing::{KeyName, version_at};
 use crate::subject::SignatureFormat;
 use crate::time::{Millis, UnixMillis};
 use crate::transaction::Carrier;
@@ -47,6 +50,8 @@ pub(crate) struct World {
     pub(crate) release: Key,
     pub(crate) voters: Vec<Key>,
     pub(crate) stranger: Key,
+    /// The later versions of keys.
+    pub(crate) later_keys: BTreeMap<KeyName, Vec<Key>>,
 }
 
 impl World {
@@ -65,7 +70,7 @@ impl World {
             format!("[[voter]]\nname = \"v{place}\"\nkey = {}\ngroups = [\"{group}\"]\n", key.toml())
         };
         let approval = format!(
-            "name = \"release-approval\"\nkinds = [\"sign\", \"change-policy\"]\ndeadline = \"48h\"\nact_within = \"7d\"\n\
+            "name = \"release-approval\"\nkinds = [\"sign\", \"change-policy\", \"rotate-key\"]\ndeadline = \"48h\"\nact_within = \"7d\"\n\
              rule = {{ at_least = 2, of = \"engineers\" }}\n{}{}{}{}",
             voter(0, &voters[0], "engineers"),
             voter(1, &voters[1], "engineers"),
@@ -101,6 +106,13 @@ impl World {
         let policy = "[[step]]\nname = \"approval\"\nask = \"release-approval\"\n\
                       subject = { kind = \"change-policy\", contract = \"release-approval\", from = \"{artifact}\", \
                       to = \"{artifact}\" }\n";
+        let rotate = |target: &str, reason: &str| {
+            format!(
+                "[[step]]\nname = \"approval\"\nask = \"release-approval\"\n\
+                 subject = {{ kind = \"rotate-key\", {target}, reason = \"{reason}\" }}\n\
+                 [[step]]\nname = \"rotation\"\nact = \"approval\"\n"
+            )
+        };
         let chain =
             |id: &str, key: &Key| ChainDocument { id: name(id), validators: vec![key.public.clone()] };
         let contract_entry = |id: &str, policy: String, key: &Key| ContractDocument {
@@ -126,6 +138,10 @@ impl World {
                 process("hotfix-signing", sign),
                 process("minutes", record),
                 process("new-rules", policy),
+                process("rotate-release", &rotate("key = \"release\"", "every year")),
+                process("rotate-approval", &rotate("contract = \"release-approval\"", "every year")),
+                process("rotate-board", &rotate("contract = \"board\"", "every year")),
+                process("board-compromised", &rotate("contract = \"board\"", "compromise")),
             ],
             keys: vec![KeyDocument {
                 name: name("release"),
@@ -157,6 +173,7 @@ impl World {
             release,
             voters,
             stranger: Key::new(99),
+            later_keys: BTreeMap::new(),
         }
     }
 
@@ -252,11 +269,12 @@ impl World {
 
     pub(crate) fn vote_request_of(&self, request: RequestId) -> VoteRequest {
         let call = self.request(request).call;
-        let policy = &self.genesis.contract(&call.contract).unwrap().policy;
+        let contract = call.contract;
+        let policy = &self.genesis.contract(&contract).unwrap().policy;
         VoteRequest {
             deployment: self.genesis.id(),
             chain: name("consensus"),
-            contract: call.contract,
+            contract: contract.clone(),
             request,
             policy: policy.digest(),
             process: call.process,
@@ -269,16 +287,34 @@ impl World {
             subject: call.subject,
             opened: self.time(),
             deadline: self.time().after(policy.deadline()),
-            key_version: KeyVersion::first(),
+            key_version: version_at(
+                &transitions(&self.consensus.state, &KeyName::Contract(contract)),
+                self.time(),
+            ),
         }
     }
 
-    fn key_of(&self, contract: &Name) -> &Key {
-        if contract.as_str() == "board" { &self.board } else { &self.contract }
+    /// A key in this version.
+    pub(crate) fn key_of(&self, name: &KeyName, version: KeyVersion) -> &Key {
+        let first = match name {
+            KeyName::Contract(name) if name.as_str() == "board" => &self.board,
+            KeyName::Contract(_) => &self.contract,
+            KeyName::Operational(_) => &self.release,
+        };
+        let place = usize::try_from(version.0.get()).unwrap();
+        match place {
+            1 => first,
+            // A version that is not there yet is the first's word.
+            _ => self.later_keys.get(name).and_then(|later| later.get(place - 2)).unwrap_or(first),
+        }
+    }
+
+    fn contract_key(&self, contract: &Name, version: KeyVersion) -> &Key {
+        self.key_of(&KeyName::Contract(contract.clone()), version)
     }
 
     pub(crate) fn send_vote_request(&mut self, message: VoteRequest) -> Result<Vec<EventBytes>, Rejection> {
-        let vote_request = self.key_of(&message.contract).sign(message);
+        let vote_request = self.contract_key(&message.contract, message.key_version).sign(message);
         let audit = Digest::of(b"audit");
         self.on_consensus(json::write(&Carrier::VoteRequest { vote_request, audit }))
     }
@@ -340,7 +376,7 @@ impl World {
     }
 
     pub(crate) fn send_decision(&mut self, message: Decision) -> Result<Vec<EventBytes>, Rejection> {
-        let decision = self.key_of(&message.contract).sign(message);
+        let decision = self.contract_key(&message.contract, message.key_version).sign(message);
         let audit = Digest::of(b"audit");
         self.on_consensus(json::write(&Carrier::Decision { decision, audit }))
     }
@@ -395,12 +431,18 @@ impl World {
     }
 
     pub(crate) fn output_of(&self, case: &str) -> ActionOutput {
-        let (artifact, key) = (self.artifact_of(case), VerificationKey::from(self.release.public.clone()));
+        self.output_by(case, KeyVersion::first())
+    }
+
+    /// The same, by this version of the release key.
+    pub(crate) fn output_by(&self, case: &str, version: KeyVersion) -> ActionOutput {
+        let release = self.key_of(&KeyName::Operational(name("release")), version);
+        let (artifact, key) = (self.artifact_of(case), VerificationKey::from(release.public.clone()));
         let digest = artifact.to_sign(&key).digest(key.algorithm());
-        let signature = RawSignature(self.release.sign_digest(digest.as_bytes()).to_bytes().to_vec());
+        let signature = RawSignature(release.sign_digest(digest.as_bytes()).to_bytes().to_vec());
         ActionOutput {
             key: name("release"),
-            version: KeyVersion::first(),
+            version,
             public_key: key.public_key().clone(),
             format: artifact.format,
             signature: Bytes(artifact.assemble(&key, &signature)),

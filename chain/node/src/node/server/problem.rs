@@ -113,6 +113,7 @@ impl From<NoBundle> for Problem {
             NoBundle::Unknown(_) => (StatusCode::NOT_FOUND, "unknown-request"),
             NoBundle::Undecided { .. } => (StatusCode::CONFLICT, "undecided"),
             NoBundle::NotKept(_) => (StatusCode::NOT_FOUND, "not-kept"),
+            NoBundle::Bundle(_) => (StatusCode::INTERNAL_SERVER_ERROR, "broken-record"),
             NoBundle::Ledger(error) => return error.into(),
         };
         Problem::new(status, code, error.to_string())

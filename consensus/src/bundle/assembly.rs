@@ -1,0 +1,78 @@
+//! Making a bundle whole: the transitions of the keys that it relies on, and the approvals that led to them.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use super::Bundle;
+use super::error::BundleError;
+use crate::contract::query::RecordedTransition;
+use crate::jws::{Jws, Payload, Signed};
+use crate::message::{Decision, KeyVersion, RequestId, VoteRequest};
+use crate::standing::KeyName;
+use crate::time::UnixMillis;
+
+/// Where a bundle's parts come from.
+pub trait Records {
+    /// Why something is not there.
+    type Error: From<BundleError>;
+
+    /// The transitions of a key, in order of version.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    fn transitions(&self, key: &KeyName) -> Result<Vec<RecordedTransition>, Self::Error>;
+
+    /// The bundle of a decided request, without result, transitions and history.
+    ///
+    /// # Errors
+    /// There is none.
+    fn approval(&self, request: RequestId) -> Result<Bundle, Self::Error>;
+}
+
+/// A bundle that has no transitions and no history yet, with those that lead from genesis to the keys that it relies on.
+///
+/// # Errors
+/// As `records` fails; [`BundleError`], if a message of the bundle cannot be read.
+pub fn complete<R: Records>(bundle: Bundle, records: &R) -> Result<Bundle, R::Error> {
+    let mut history: BTreeMap<(UnixMillis, RequestId), Bundle> = BTreeMap::new();
+    let mut open = Vec::new();
+    let bundle = with_transitions(bundle, records, &mut open)?;
+    while let Some(request) = open.pop() {
+        let change = records.approval(request)?;
+        let place = (payload::<Decision>("decision", &change.decision)?.decided, request);
+        if let Entry::Vacant(vacant) = history.entry(place) {
+            vacant.insert(with_transitions(change, records, &mut open)?);
+        }
+    }
+    Ok(Bundle { history: history.into_values().collect(), ..bundle })
+}
+
+/// The same with its transitions; the requests that approved those are added to `approved_by`.
+fn with_transitions<R: Records>(
+    bundle: Bundle,
+    records: &R,
+    approved_by: &mut Vec<RequestId>,
+) -> Result<Bundle, R::Error> {
+    let mut lead_to = |key: KeyName, version: KeyVersion| -> Result<Vec<_>, R::Error> {
+        if version.is_first() {
+            return Ok(Vec::new());
+        }
+        let recorded = records.transitions(&key)?.into_iter();
+        let used: Vec<RecordedTransition> =
+            recorded.take_while(|recorded| recorded.says.version <= version).collect();
+        approved_by.extend(used.iter().map(|recorded| recorded.request));
+        Ok(used.into_iter().map(|recorded| recorded.pair).collect())
+    };
+    let VoteRequest { contract, key_version, .. } = payload("vote request", &bundle.vote_request)?;
+    let contract_transitions = lead_to(KeyName::Contract(contract), key_version)?;
+    let key_transitions = match &bundle.result {
+        Some(result) => lead_to(KeyName::Operational(result.key.clone()), result.version)?,
+        None => Vec::new(),
+    };
+    Ok(Bundle { contract_transitions, key_transitions, ..bundle })
+}
+
+fn payload<P: Payload + Clone>(what: &'static str, jws: &Jws) -> Result<P, BundleError> {
+    let signed = Signed::<P>::from_jws(jws.clone());
+    signed.map(|signed| signed.unverified().clone()).map_err(|source| BundleError::Message { what, source })
+}

@@ -1,0 +1,232 @@
+//! Key transitions on both ledgers: the process ledger records one as the result of its case, the consensus ledger takes it
+//! over with the record of that. From then on both go by it.
+//!
+//! ```text
+//! approved `rotate-key` ─▶ acting ─Transition─▶ result-recorded, changed ─RelayedTransition─▶ changed
+//!                                                                           compromise: └─▶ request-void ...
+//! ```
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::answer::Acting;
+use super::consensus::{ConsensusContracts, LIVE};
+use super::counting::Counting;
+use super::layout::{self, DUTY, Key};
+use super::process::ProcessContracts;
+use super::record::{Answer, RequestState};
+use super::registry::Registry;
+use super::request::{call, known, opened, put_status, remove_live, status};
+use super::{Context, Rejection, State};
+use crate::bundle::TransitionPair;
+use crate::digest::Digest;
+use crate::event::{ConsensusEvent, EventBytes, ProcessEvent};
+use crate::header::Inclusion;
+use crate::jws::Signed;
+use crate::message::{KeyTransition, RequestId, TransitionReason};
+use crate::name::Name;
+use crate::standing::{KeyName, Standing, Successions};
+use crate::subject::Subject;
+use crate::transition::{self, Approval, TransitionError, VerifiedTransition, target_of};
+use crate::vote::Outcome;
+
+const TRANSITIONS: &str = "transitions";
+/// Requests that approved a change of a key, by the digest of their decision.
+const APPROVED: &str = "approved";
+
+/// A transition, as it is recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordedTransition {
+    /// What it says.
+    pub says: KeyTransition,
+    /// The two messages.
+    pub pair: TransitionPair,
+    /// The request that approved it.
+    pub request: RequestId,
+}
+
+fn key_of(name: &KeyName) -> Key {
+    match name {
+        KeyName::Contract(name) => Key::table(TRANSITIONS).part("contract").part(name.as_str()),
+        KeyName::Operational(name) => Key::table(TRANSITIONS).part("key").part(name.as_str()),
+    }
+}
+
+/// The transitions of a key, in order of version.
+pub(super) fn recorded(state: &dyn State, name: &KeyName) -> Vec<RecordedTransition> {
+    layout::read(state, &key_of(name)).unwrap_or_default()
+}
+
+/// What the transitions of a key say, in order of version.
+pub(super) fn transitions(state: &dyn State, name: &KeyName) -> Vec<KeyTransition> {
+    recorded(state, name).into_iter().map(|recorded| recorded.says).collect()
+}
+
+/// Remembers which request a change of a key was approved by.
+pub(super) fn note_approval(state: &mut dyn State, request: RequestId, decision: &Digest) {
+    let changes_a_key = call(state, request).is_some_and(|call| target_of(&call.subject).is_some());
+    if changes_a_key {
+        let key = Key::table(APPROVED).digest(decision);
+        state.put(key.as_bytes(), request.0.as_bytes().to_vec());
+    }
+}
+
+/// All that is in force on this ledger.
+fn standing<'g>(registry: &'g Registry, state: &dyn State) -> Standing<'g> {
+    let mut successions = Successions::default();
+    for (_, value) in state.scan(Key::table(TRANSITIONS).as_bytes(), usize::MAX) {
+        let list: Vec<RecordedTransition> = serde_json::from_slice(&value).unwrap_or_default();
+        for recorded in list {
+            if let Ok(key) = transition::key_of(&recorded.says) {
+                successions.add(key, recorded.says);
+            }
+        }
+    }
+    Standing::new(registry.genesis(), Arc::new(successions))
+}
+
+/// Verifies a pair of messages against what is in force.
+fn verify(
+    registry: &Registry,
+    state: &dyn State,
+    pair: &TransitionPair,
+) -> Result<VerifiedTransition, Rejection> {
+    let signed = Signed::<KeyTransition>::from_jws(pair.new.clone())?;
+    let key = transition::key_of(signed.unverified()).map_err(rejected)?;
+    if recorded(state, &key).iter().any(|recorded| recorded.pair.new.is_same_message(&pair.new)) {
+        let message = format!("version {} of {key} is recorded already", signed.unverified().version);
+        return Err(Rejection::new("already-changed", message));
+    }
+    transition::verify(&standing(registry, state), pair, &BTreeSet::new()).map_err(rejected)
+}
+
+/// Puts a transition into force on this ledger.
+fn follow(state: &mut dyn State, verified: &VerifiedTransition, pair: &TransitionPair, request: RequestId) {
+    let mut list = recorded(state, &verified.key);
+    let says = KeyTransition::clone(&verified.new);
+    list.push(RecordedTransition { says, pair: pair.clone(), request });
+    layout::write(state, &key_of(&verified.key), &list);
+}
+
+fn rejected(error: TransitionError) -> Rejection {
+    Rejection::new(error.reason(), error.to_string())
+}
+
+impl ProcessContracts {
+    pub(super) fn transition(
+        &self,
+        state: &mut dyn State,
+        pair: &TransitionPair,
+        audit: Digest,
+        context: &Context<'_>,
+    ) -> Result<Vec<EventBytes>, Rejection> {
+        let verified = verify(self.registry(), state, pair)?;
+        let (request, asked) = self.approved(state, verified.new.decision)?;
+        self.walk_on(state, &asked, |contracts, state, walk| {
+            let acting = Acting::of(walk, &asked, request, context)?;
+            let subject = acting.subject(walk, &asked)?;
+            let Some(Answer::Decided { decision, decided, key_version, .. }) = asked.answer else {
+                return Err(Rejection::new("not-due", "the case has no decision"));
+            };
+            let approval =
+                Approval { contract: &asked.contract, decision, decided, key_version, subject: &subject };
+            verified.confirm(&approval).map_err(rejected)?;
+
+            follow(state, &verified, pair, request);
+            let change = verified.new.digest();
+            walk.events.push(ProcessEvent::Changed { subject, change }.to_bytes());
+            acting.done(contracts, state, walk, &asked, (change, audit), context)
+        })
+    }
+}
+
+impl ConsensusContracts {
+    pub(super) fn relayed_transition(
+        &self,
+        state: &mut dyn State,
+        pair: &TransitionPair,
+        inclusion: &Inclusion,
+        context: &Context<'_>,
+    ) -> Result<Vec<EventBytes>, Rejection> {
+        let verified = verify(self.registry(), state, pair)?;
+        let change = verified.new.digest();
+        match ProcessEvent::parse(&inclusion.event.0) {
+            Ok(ProcessEvent::Changed { change: told, .. }) if told == change => {}
+            _ => {
+                let message = "the event that was carried does not tell of this key transition";
+                return Err(Rejection::new("not-a-change", message));
+            }
+        }
+        self.registry().check_process_chain(&inclusion.chain)?;
+        self.registry().check_inclusion(inclusion)?;
+        let (request, subject) = self.confirm(state, &verified)?;
+
+        follow(state, &verified, pair, request);
+        let mut events = vec![ConsensusEvent::Changed { subject, change }.to_bytes()];
+        if let (KeyName::Contract(contract), TransitionReason::Compromise) =
+            (&verified.key, verified.new.reason)
+        {
+            events.extend(void_all(state, contract, context));
+        }
+        Ok(events)
+    }
+
+    /// Compares a transition with what this ledger knows to be approved: the request and its subject.
+    fn confirm(
+        &self,
+        state: &dyn State,
+        verified: &VerifiedTransition,
+    ) -> Result<(RequestId, Subject), Rejection> {
+        let decision = verified.new.decision;
+        let unknown = || {
+            let message = format!("no decision `{decision}` on a key is recorded here");
+            Rejection::new("unknown-decision", message)
+        };
+        let found = state.get(Key::table(APPROVED).digest(&decision).as_bytes());
+        let bytes = found.and_then(|bytes| bytes.try_into().ok()).ok_or_else(unknown)?;
+        let request = RequestId(Digest::from_bytes(bytes));
+        let RequestState::Decided { outcome: Outcome::Approved, decided, .. } = known(state, request)?.state
+        else {
+            return Err(unknown());
+        };
+        let opened = opened(state, request).ok_or_else(unknown)?;
+        let subject = call(state, request).ok_or_else(unknown)?.subject;
+        let approval = Approval {
+            contract: &opened.contract,
+            decision,
+            decided,
+            key_version: opened.key_version,
+            subject: &subject,
+        };
+        verified.confirm(&approval).map_err(rejected)?;
+        Ok((request, subject))
+    }
+}
+
+/// Ends all requests of a contract that are not decided: its key is not trusted any more.
+fn void_all(state: &mut dyn State, contract: &Name, context: &Context<'_>) -> Vec<EventBytes> {
+    let live = state.scan(Key::table(LIVE).as_bytes(), usize::MAX);
+    let requests = live.into_iter().filter_map(|(_, value)| value.try_into().ok());
+    let mut events = Vec::new();
+    for request in requests.map(|bytes| RequestId(Digest::from_bytes(bytes))).collect::<Vec<_>>() {
+        let is_its = call(state, request).is_some_and(|call| call.contract == *contract);
+        let Some(mut status) = status(state, request).filter(|_| is_its) else { continue };
+        if let Some(mut counting) = Counting::read(state, request) {
+            counting.schedule(state, request, None);
+            counting.write(state, request);
+        }
+        DUTY.remove(state, status.heights.called, request);
+        if let Some(fixed) = status.heights.fixed {
+            DUTY.remove(state, fixed, request);
+        }
+        remove_live(state, &status);
+        status.state = RequestState::Void;
+        status.heights.ended = Some(context.height);
+        put_status(state, request, &status);
+        events.push(ConsensusEvent::RequestVoid { request }.to_bytes());
+    }
+    events
+}
