@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::{ActionOutput, Bundle};
+use crate::bundle::{ActionOutput, Bundle, TransitionPair};
 use crate::digest::Digest;
 use crate::header::{EventProof, Finality, TrustedHeader};
 use crate::jws::Jws;
@@ -82,6 +82,13 @@ pub enum DutyAnswer {
         /// The signature.
         output: ActionOutput,
         /// The head of the audit log after that signature.
+        audit: Digest,
+    },
+    /// The next version of a key.
+    Rotated {
+        /// The two messages.
+        transition: TransitionPair,
+        /// The head of the audit log after them.
         audit: Digest,
     },
     /// Not now: the same duty may be done later.

@@ -25,6 +25,7 @@ use crate::duty::{self, Engine};
 use crate::epoch::{self, EpochError};
 use crate::pin::{PinError, PinSource};
 use crate::pins::{KeyState, Pins};
+use crate::rotation::Rotations;
 use crate::signing::{Clock, EpochBell, Signing};
 use crate::sockets::{Socket, SocketError};
 use crate::store::{self, DirectoryLock, KeyRow, Store, StoreError, Writer};
@@ -266,7 +267,16 @@ pub async fn serve(config: Config) -> Result<(), DaemonError> {
     let signing = Signing::new(pins.clone(), writer.clone(), reader, devices.clone(), clock.clone());
     let signing = Arc::new(signing.with_epoch_bell(bell));
     tokio::spawn(epoch::keep_advancing(writer.clone(), devices.clone(), identity.instance, epoch, due));
-    let engine = Arc::new(Engine::new(pins.clone(), signing, clock.clone(), config.decision_grace));
+    let rotations = Rotations::new(
+        pins.clone(),
+        signing.clone(),
+        writer.clone(),
+        devices.clone(),
+        directory.clone(),
+        clock.clone(),
+    )?;
+    let engine =
+        Arc::new(Engine::new(pins.clone(), signing, rotations, clock.clone(), config.decision_grace));
     let admin = Arc::new(Admin::new(pins.clone(), writer, devices.clone(), directory.clone(), clock));
     let ended = listen(&config, duty::router(engine), admin::router(admin), &pins).await;
     for (name, pool) in devices.iter() {

@@ -10,9 +10,11 @@ use assent_consensus::duty::{TrustedChain, TrustedHeaders};
 use assent_consensus::genesis::Genesis;
 use assent_consensus::header::TrustedHeader;
 use assent_consensus::jwk::Thumbprint;
-use assent_consensus::message::{KeyVersion, RequestId};
+use assent_consensus::message::{KeyTransition, KeyVersion, RequestId};
 use assent_consensus::name::Name;
 use assent_consensus::operational_key::VerificationKey;
+use assent_consensus::standing::Successions;
+use assent_consensus::time::UnixMillis;
 
 use crate::signing::{KeyName, SigningError};
 use crate::store::{KeyRow, Store, StoreError};
@@ -109,6 +111,25 @@ struct State {
     suspended: BTreeSet<Thumbprint>,
     released: BTreeSet<RequestId>,
     trusted: BTreeMap<Name, Trusted>,
+    successions: Arc<Successions>,
+}
+
+impl State {
+    fn pinned(&self, row: &KeyRow, now: UnixMillis) -> PinnedKey {
+        let state = self.state_at(row, now);
+        PinnedKey { version: row.version, public_key: row.public_key.clone(), state }
+    }
+
+    fn state_at(&self, row: &KeyRow, now: UnixMillis) -> KeyState {
+        let follows = |transition: &&KeyTransition| transition.version == row.version.next();
+        let next = self.successions.of(&row.name).iter().find(follows);
+        match row.state {
+            KeyState::Active | KeyState::Suspended if next.is_some_and(|next| next.old_retires <= now) => {
+                KeyState::Deactivated
+            }
+            state => state,
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -142,12 +163,13 @@ impl Pins {
             (_, None) => None,
         };
         let (keys, suspended, released) = (store.keys()?, store.suspended_voters()?, store.released()?);
-        let trusted = store.trusted()?;
+        let (trusted, successions) = (store.trusted()?, Arc::new(store.successions()?));
         let mut state = self.write();
         state.genesis = genesis;
         state.keys = keys;
         state.suspended = suspended.into_iter().collect();
         state.released = released.into_iter().collect();
+        state.successions = successions;
         for (chain, header) in trusted {
             state.trusted.entry(chain).or_insert(Trusted { header, is_written: true });
         }
@@ -159,11 +181,29 @@ impl Pins {
         self.read().genesis.clone()
     }
 
-    /// The key of this name in the version that is in use: the last one that was activated.
-    pub fn key(&self, name: &KeyName) -> Option<PinnedKey> {
+    /// The key of this name in the version that is in force at `now`: the last one that activated by then.
+    pub fn key(&self, name: &KeyName, now: UnixMillis) -> Option<PinnedKey> {
         let state = self.read();
-        let row = state.keys.iter().rfind(|row| row.name == *name && row.activated.is_some())?;
-        Some(PinnedKey { version: row.version, public_key: row.public_key.clone(), state: row.state })
+        let is_active = |row: &&KeyRow| row.activated.is_some_and(|activated| activated <= now);
+        let row = state.keys.iter().rfind(|row| row.name == *name && is_active(row))?;
+        Some(state.pinned(row, now))
+    }
+
+    /// The key of this name in one version, whatever its state.
+    pub fn key_version(&self, name: &KeyName, version: KeyVersion, now: UnixMillis) -> Option<PinnedKey> {
+        let state = self.read();
+        let row = state.keys.iter().find(|row| row.name == *name && row.version == version)?;
+        Some(state.pinned(row, now))
+    }
+
+    /// The state of a key version at `now`: one that was replaced is deactivated when what it has begun is over.
+    pub fn state_at(&self, row: &KeyRow, now: UnixMillis) -> KeyState {
+        self.read().state_at(row, now)
+    }
+
+    /// The approved transitions of all keys, those alone that are signed.
+    pub fn successions(&self) -> Arc<Successions> {
+        self.read().successions.clone()
     }
 
     /// One version of a key, whatever its state.

@@ -166,7 +166,8 @@ impl SmallKms {
             is_adopted: false,
             created: UnixMillis::new(NOW),
         };
-        let (at, by, key) = (new.created, Integer::saturating(0), LoggedKey::new(&new.name, new.version));
+        let (at, by, key) =
+            (new.created, Some(Integer::saturating(0)), LoggedKey::new(&new.name, new.version));
         let made = Entry::KeyCreated {
             at,
             by,

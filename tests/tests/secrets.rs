@@ -11,7 +11,7 @@ use assent_hsm_mock::SoftHsmToken;
 use assent_tests::deployment::{Deployment, run};
 
 /// Contract keys and operational keys of the test's deployment.
-const KEYS: usize = 7;
+const KEYS: usize = 9;
 
 #[test]
 fn private_keys_are_sensitive_and_never_extractable_and_no_secret_is_anywhere_but_in_its_file() {

@@ -19,7 +19,7 @@
 //! (for events: when there is a block after height `after`), or when the time is over, whichever is first.
 //! Every error is an [`ErrorBody`] with the status that fits.
 
-use assent_consensus::bundle::ActionOutput;
+use assent_consensus::bundle::{ActionOutput, Lineage};
 use assent_consensus::contract::query;
 use assent_consensus::digest::Digest;
 use assent_consensus::duty::Refusal;
@@ -254,6 +254,9 @@ pub struct RequestView {
     /// The vote request, signed by the contract.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub vote_request: Option<Jws>,
+    /// How the contract's key came to the version that signed it; absent if that is the one of genesis.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub lineage: Option<Lineage>,
     /// The ballots, in the order counted.
     pub ballots: Vec<BallotView>,
     /// The decision, signed by the contract.

@@ -104,6 +104,7 @@ fn honest(bundle: &[u8]) -> (RequestId, RequestView) {
         definition: None,
         start: Some(bundle.start),
         vote_request: Some(bundle.vote_request),
+        lineage: None,
         ballots: ballots.collect(),
         decision: None,
         explain: None,

@@ -207,6 +207,7 @@ impl World {
             definition: None,
             start: Some(start.jws().clone()),
             vote_request: Some(signed.jws().clone()),
+            lineage: None,
             ballots: Vec::new(),
             decision: None,
             explain: None,

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use super::Bundle;
 use super::error::BundleError;
+use super::{Bundle, Lineage, TransitionPair};
 use crate::contract::query::RecordedTransition;
 use crate::jws::{Jws, Payload, Signed};
 use crate::message::{Decision, KeyVersion, RequestId, VoteRequest};
+use crate::name::Name;
 use crate::standing::KeyName;
 use crate::time::UnixMillis;
 
@@ -34,9 +35,24 @@ pub trait Records {
 /// # Errors
 /// As `records` fails; [`BundleError`], if a message of the bundle cannot be read.
 pub fn complete<R: Records>(bundle: Bundle, records: &R) -> Result<Bundle, R::Error> {
-    let mut history: BTreeMap<(UnixMillis, RequestId), Bundle> = BTreeMap::new();
     let mut open = Vec::new();
     let bundle = with_transitions(bundle, records, &mut open)?;
+    Ok(Bundle { history: history(records, open)?, ..bundle })
+}
+
+/// How a contract's key came to this version.
+///
+/// # Errors
+/// As [`complete`].
+pub fn lineage<R: Records>(contract: &Name, version: KeyVersion, records: &R) -> Result<Lineage, R::Error> {
+    let mut open = Vec::new();
+    let transitions = lead_to(KeyName::Contract(contract.clone()), version, records, &mut open)?;
+    Ok(Lineage { transitions, history: history(records, open)? })
+}
+
+/// The bundles of these requests, and of those that approved the keys on which they rely.
+fn history<R: Records>(records: &R, mut open: Vec<RequestId>) -> Result<Vec<Bundle>, R::Error> {
+    let mut history: BTreeMap<(UnixMillis, RequestId), Bundle> = BTreeMap::new();
     while let Some(request) = open.pop() {
         let change = records.approval(request)?;
         let place = (payload::<Decision>("decision", &change.decision)?.decided, request);
@@ -44,7 +60,7 @@ pub fn complete<R: Records>(bundle: Bundle, records: &R) -> Result<Bundle, R::Er
             vacant.insert(with_transitions(change, records, &mut open)?);
         }
     }
-    Ok(Bundle { history: history.into_values().collect(), ..bundle })
+    Ok(history.into_values().collect())
 }
 
 /// The same with its transitions; the requests that approved those are added to `approved_by`.
@@ -53,23 +69,32 @@ fn with_transitions<R: Records>(
     records: &R,
     approved_by: &mut Vec<RequestId>,
 ) -> Result<Bundle, R::Error> {
-    let mut lead_to = |key: KeyName, version: KeyVersion| -> Result<Vec<_>, R::Error> {
-        if version.is_first() {
-            return Ok(Vec::new());
-        }
-        let recorded = records.transitions(&key)?.into_iter();
-        let used: Vec<RecordedTransition> =
-            recorded.take_while(|recorded| recorded.says.version <= version).collect();
-        approved_by.extend(used.iter().map(|recorded| recorded.request));
-        Ok(used.into_iter().map(|recorded| recorded.pair).collect())
-    };
     let VoteRequest { contract, key_version, .. } = payload("vote request", &bundle.vote_request)?;
-    let contract_transitions = lead_to(KeyName::Contract(contract), key_version)?;
+    let contract_transitions = lead_to(KeyName::Contract(contract), key_version, records, approved_by)?;
     let key_transitions = match &bundle.result {
-        Some(result) => lead_to(KeyName::Operational(result.key.clone()), result.version)?,
+        Some(result) => {
+            lead_to(KeyName::Operational(result.key.clone()), result.version, records, approved_by)?
+        }
         None => Vec::new(),
     };
     Ok(Bundle { contract_transitions, key_transitions, ..bundle })
+}
+
+/// The transitions that lead to a version of a key; the requests that approved them are added to `approved_by`.
+fn lead_to<R: Records>(
+    key: KeyName,
+    version: KeyVersion,
+    records: &R,
+    approved_by: &mut Vec<RequestId>,
+) -> Result<Vec<TransitionPair>, R::Error> {
+    if version.is_first() {
+        return Ok(Vec::new());
+    }
+    let recorded = records.transitions(&key)?.into_iter();
+    let used: Vec<RecordedTransition> =
+        recorded.take_while(|recorded| recorded.says.version <= version).collect();
+    approved_by.extend(used.iter().map(|recorded| recorded.request));
+    Ok(used.into_iter().map(|recorded| recorded.pair).collect())
 }
 
 fn payload<P: Payload + Clone>(what: &'static str, jws: &Jws) -> Result<P, BundleError> {

@@ -21,20 +21,21 @@ use crate::transition;
 /// Transitions by the decision that approved them, as the bundles show them.
 type Shown<'b> = BTreeMap<Digest, &'b TransitionPair>;
 
-/// What is in force for a bundle, by its history.
+/// What is in force by a history; `relied_on` are the transitions of the keys for whose sake it is looked at.
 ///
 /// # Errors
 /// [`BundleError`]
 pub(super) fn standing<'g>(
     genesis: &'g Genesis,
-    bundle: &Bundle,
+    relied_on: &[TransitionPair],
+    history: &[Bundle],
     signatures: Signatures<'_>,
 ) -> Result<Standing<'g>, BundleError> {
     let mut standing = Standing::new(genesis, Arc::new(Successions::default()));
-    let mut shown = shown(bundle)?;
+    let mut shown = shown(relied_on, history)?;
     let mut last = UnixMillis::new(0);
     let mut changed = Vec::new();
-    for (place, change) in bundle.history.iter().enumerate() {
+    for (place, change) in history.iter().enumerate() {
         let followed = follow(&mut standing, change, &mut shown, &mut last, signatures);
         changed.push(
             followed.map_err(|source| BundleError::History { place: place + 1, source: source.into() })?,
@@ -43,7 +44,7 @@ pub(super) fn standing<'g>(
     if let Some(decision) = shown.keys().next() {
         return Err(BundleError::Unapproved(*decision));
     }
-    check_used(bundle, changed)?;
+    check_used(relied_on, changed)?;
     Ok(standing)
 }
 
@@ -86,11 +87,11 @@ fn follow(
     Ok(Followed { key: transition.key, approved_by: KeyName::Contract(approval.contract.name.clone()) })
 }
 
-/// All transitions of a bundle and its history, each of which may stand there more than once, but in one form.
-fn shown(bundle: &Bundle) -> Result<Shown<'_>, BundleError> {
+/// All transitions, each of which may stand there more than once, but in one form.
+fn shown<'b>(relied_on: &'b [TransitionPair], history: &'b [Bundle]) -> Result<Shown<'b>, BundleError> {
     let mut shown = Shown::new();
-    let pairs = [bundle].into_iter().chain(&bundle.history);
-    for pair in pairs.flat_map(|bundle| bundle.contract_transitions.iter().chain(&bundle.key_transitions)) {
+    let of_change = |change: &'b Bundle| change.contract_transitions.iter().chain(&change.key_transitions);
+    for pair in relied_on.iter().chain(history.iter().flat_map(of_change)) {
         let says: Signed<KeyTransition> = read("key transition", &pair.new)?;
         let decision = says.unverified().decision;
         if shown.insert(decision, pair).is_some_and(|other| other != pair) {
@@ -100,15 +101,12 @@ fn shown(bundle: &Bundle) -> Result<Shown<'_>, BundleError> {
     Ok(shown)
 }
 
-/// Refuses a change that leads to nothing on which the request, or a later change, relies.
-fn check_used(bundle: &Bundle, changed: Vec<Followed>) -> Result<(), BundleError> {
-    let shown = |pairs: &[TransitionPair]| -> Result<Vec<KeyName>, BundleError> {
-        let name =
-            |pair: &TransitionPair| Ok(transition::key_of(read("key transition", &pair.new)?.unverified())?);
-        pairs.iter().map(name).collect()
-    };
-    let mut used: BTreeSet<KeyName> = shown(&bundle.contract_transitions)?.into_iter().collect();
-    used.extend(shown(&bundle.key_transitions)?);
+/// Refuses a change that leads to nothing that is relied on, by the request or by a later change.
+fn check_used(relied_on: &[TransitionPair], changed: Vec<Followed>) -> Result<(), BundleError> {
+    let mut used = BTreeSet::new();
+    for pair in relied_on {
+        used.insert(transition::key_of(read("key transition", &pair.new)?.unverified())?);
+    }
     for Followed { key, approved_by } in changed.into_iter().rev() {
         if !used.contains(&key) {
             return Err(BundleError::Unused(key));

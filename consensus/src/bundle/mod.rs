@@ -15,7 +15,7 @@ mod signatures;
 mod verify;
 
 pub use approval::{Opening, Question, Recount, recount, verify_start, verify_vote_request};
-pub use assembly::{Records, complete};
+pub use assembly::{Records, complete, lineage};
 pub use error::{BundleError, Member};
 pub use signatures::{SignatureId, SignatureMemory, Signatures};
 pub use verify::{Act, ApprovedAction, VerifiedBundle, verify, verify_under};
@@ -23,12 +23,14 @@ pub use verify::{Act, ApprovedAction, VerifiedBundle, verify, verify_under};
 use serde::{Deserialize, Serialize};
 
 use crate::encoding::Bytes;
+use crate::genesis::Genesis;
 use crate::header::Inclusion;
 use crate::json::Integer;
 use crate::jws::Jws;
 use crate::message::{CountedMessage, DeploymentId, KeyVersion};
 use crate::name::Name;
 use crate::operational_key::OperationalPublicKey;
+use crate::standing::Standing;
 use crate::subject::SignatureFormat;
 
 /// The proof of one request (`application/vnd.assent.bundle+json`).
@@ -75,6 +77,31 @@ pub struct TransitionPair {
     pub first: Jws,
     /// Signed by the new key.
     pub new: Jws,
+}
+
+/// How a contract's key came to be what it is: its transitions since genesis, and the bundles of the approvals that led to
+/// them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lineage {
+    /// From the contract's key in genesis.
+    pub transitions: Vec<TransitionPair>,
+    /// In order of `decided`.
+    pub history: Vec<Bundle>,
+}
+
+impl Lineage {
+    /// What is in force by it.
+    ///
+    /// # Errors
+    /// [`BundleError`]
+    pub fn standing<'g, 'a>(
+        &self,
+        genesis: &'g Genesis,
+        signatures: impl Into<Signatures<'a>>,
+    ) -> Result<Standing<'g>, BundleError> {
+        history::standing(genesis, &self.transitions, &self.history, signatures.into())
+    }
 }
 
 /// What an approved action gave: a signature by an operational key.

@@ -87,7 +87,8 @@ pub fn verify<'g, 'a>(
     signatures: impl Into<Signatures<'a>>,
 ) -> Result<VerifiedBundle<'g>, BundleError> {
     let signatures = signatures.into();
-    let standing = history::standing(genesis, bundle, signatures)?;
+    let relied_on = [&bundle.contract_transitions[..], &bundle.key_transitions].concat();
+    let standing = history::standing(genesis, &relied_on, &bundle.history, signatures)?;
     verify_under(&standing, bundle, signatures)
 }
 

@@ -256,3 +256,8 @@ fn numbered(state: &dyn State, list: &str, after: u64, limit: usize) -> Vec<Vec<
 pub fn transitions(state: &dyn State, key: &KeyName) -> Vec<RecordedTransition> {
     rotation::recorded(state, key)
 }
+
+/// The transitions of all keys since genesis, in order of key and version.
+pub fn all_transitions(state: &dyn State) -> Vec<RecordedTransition> {
+    rotation::all(state)
+}

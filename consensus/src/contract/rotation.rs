@@ -46,6 +46,8 @@ pub struct RecordedTransition {
     pub pair: TransitionPair,
     /// The request that approved it.
     pub request: RequestId,
+    /// The height of `changed`.
+    pub height: u64,
 }
 
 fn key_of(name: &KeyName) -> Key {
@@ -58,6 +60,12 @@ fn key_of(name: &KeyName) -> Key {
 /// The transitions of a key, in order of version.
 pub(super) fn recorded(state: &dyn State, name: &KeyName) -> Vec<RecordedTransition> {
     layout::read(state, &key_of(name)).unwrap_or_default()
+}
+
+/// The transitions of all keys, in order of key and version.
+pub(super) fn all(state: &dyn State) -> Vec<RecordedTransition> {
+    let lists = state.scan(Key::table(TRANSITIONS).as_bytes(), usize::MAX).into_iter();
+    lists.filter_map(|(_, list)| serde_json::from_slice::<Vec<_>>(&list).ok()).flatten().collect()
 }
 
 /// What the transitions of a key say, in order of version.
@@ -77,12 +85,9 @@ pub(super) fn note_approval(state: &mut dyn State, request: RequestId, decision:
 /// All that is in force on this ledger.
 fn standing<'g>(registry: &'g Registry, state: &dyn State) -> Standing<'g> {
     let mut successions = Successions::default();
-    for (_, value) in state.scan(Key::table(TRANSITIONS).as_bytes(), usize::MAX) {
-        let list: Vec<RecordedTransition> = serde_json::from_slice(&value).unwrap_or_default();
-        for recorded in list {
-            if let Ok(key) = transition::key_of(&recorded.says) {
-                successions.add(key, recorded.says);
-            }
+    for recorded in all(state) {
+        if let Ok(key) = transition::key_of(&recorded.says) {
+            successions.add(key, recorded.says);
         }
     }
     Standing::new(registry.genesis(), Arc::new(successions))
@@ -104,10 +109,16 @@ fn verify(
 }
 
 /// Puts a transition into force on this ledger.
-fn follow(state: &mut dyn State, verified: &VerifiedTransition, pair: &TransitionPair, request: RequestId) {
+fn follow(
+    state: &mut dyn State,
+    verified: &VerifiedTransition,
+    pair: &TransitionPair,
+    request: RequestId,
+    context: &Context<'_>,
+) {
     let mut list = recorded(state, &verified.key);
     let says = KeyTransition::clone(&verified.new);
-    list.push(RecordedTransition { says, pair: pair.clone(), request });
+    list.push(RecordedTransition { says, pair: pair.clone(), request, height: context.height });
     layout::write(state, &key_of(&verified.key), &list);
 }
 
@@ -135,7 +146,7 @@ impl ProcessContracts {
                 Approval { contract: &asked.contract, decision, decided, key_version, subject: &subject };
             verified.confirm(&approval).map_err(rejected)?;
 
-            follow(state, &verified, pair, request);
+            follow(state, &verified, pair, request, context);
             let change = verified.new.digest();
             walk.events.push(ProcessEvent::Changed { subject, change }.to_bytes());
             acting.done(contracts, state, walk, &asked, (change, audit), context)
@@ -164,7 +175,7 @@ impl ConsensusContracts {
         self.registry().check_inclusion(inclusion)?;
         let (request, subject) = self.confirm(state, &verified)?;
 
-        follow(state, &verified, pair, request);
+        follow(state, &verified, pair, request, context);
         let mut events = vec![ConsensusEvent::Changed { subject, change }.to_bytes()];
         if let (KeyName::Contract(contract), TransitionReason::Compromise) =
             (&verified.key, verified.new.reason)

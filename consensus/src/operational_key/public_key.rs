@@ -147,6 +147,14 @@ impl OperationalPublicKey {
         &self.0.bytes
     }
 
+    /// The key as one on P-256; nothing if it is another.
+    pub fn as_p256(&self) -> Option<&PublicKey> {
+        match &self.0.parsed {
+            Parsed::P256(key) => Some(key),
+            _ => None,
+        }
+    }
+
     /// The thumbprint that names this key.
     pub fn thumbprint(&self) -> Thumbprint {
         self.0.thumbprint

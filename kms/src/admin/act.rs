@@ -3,21 +3,21 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use assent_consensus::encoding::Bytes;
 use assent_consensus::genesis::GenesisError;
 use assent_consensus::json::Integer;
 use assent_consensus::jwk::Thumbprint;
 use assent_consensus::message::{DeploymentId, KeyVersion, RequestId};
 use assent_consensus::name::Name;
-use assent_consensus::operational_key::{Algorithm, KeyKind, VerificationKey, WrongAlgorithm};
+use assent_consensus::operational_key::{Algorithm, KeyKind, WrongAlgorithm};
 
 use super::{PinnedView, pinning};
-use crate::audit::{Entry, LoggedKey};
+use crate::audit::Entry;
 use crate::device::{DeviceError, Devices, ObjectId};
+use crate::generation::{GenerationError, KeyToGenerate};
 use crate::pins::{KeyState, Pins};
 use crate::signing::{Clock, KeyChange, KeyName};
 use crate::sockets::Peer;
-use crate::store::{KeyRow, NewKey, Store, StoreError, Writer};
+use crate::store::{KeyRow, Store, StoreError, Writer};
 
 /// Does what people ask for.
 pub struct Admin {
@@ -107,6 +107,16 @@ pub enum AdminError {
     Broken,
 }
 
+impl From<GenerationError> for AdminError {
+    fn from(error: GenerationError) -> AdminError {
+        match error {
+            GenerationError::Algorithm(error) => error.into(),
+            GenerationError::Device(error) => error.into(),
+            GenerationError::Store(error) => error.into(),
+        }
+    }
+}
+
 impl AdminError {
     /// The error in a word that programs can rely on.
     pub fn code(&self) -> &'static str {
@@ -173,47 +183,10 @@ impl Admin {
             return Err(AdminError::KeyExists(name));
         }
         let device = device.unwrap_or_else(|| self.devices.first().clone());
-        let pool = self.devices.get(&device)?;
-        let version = KeyVersion::first();
-        let label = match &name {
-            KeyName::Contract(name) => format!("assent-contract-{name}-v{version}"),
-            KeyName::Operational(name) => format!("assent-key-{name}-v{version}"),
-        };
-        let (object, public_key) = pool.generate(label, kind).await?;
-        let created = (self.clock)();
-        let key = NewKey {
-            device: device.clone(),
-            object,
-            name: name.clone(),
-            version,
-            public_key: VerificationKey::new(algorithm, public_key.clone())?,
-            is_adopted: false,
-            created,
-        };
-        let entry = Entry::KeyCreated {
-            at: created,
-            by: by(peer),
-            key: LoggedKey::new(&name, version),
-            device,
-            object: Bytes(object.as_bytes().to_vec()),
-            alg: algorithm,
-            public_key,
-        };
-        let written = self
-            .writer
-            .write(move |batch| {
-                batch.insert_key(&key)?;
-                batch.append(&entry).map(drop)
-            })
-            .await;
-        if let Err(error) = written {
-            if let Err(error) = pool.run(move |device| device.destroy(object)).await {
-                tracing::error!(%object, %error, "a key that is not in the table is left on the token");
-            }
-            return Err(error.into());
-        }
+        let (version, by) = (KeyVersion::first(), Some(by(peer)));
+        let key = KeyToGenerate { name: name.clone(), version, device, algorithm, kind, by };
+        key.generate(&self.devices, &self.writer, (self.clock)()).await?;
         self.reload().await?;
-        tracing::info!(key = %name, %object, "a key was generated");
         self.pins.key_row(&name, version).ok_or(AdminError::Broken)
     }
 

@@ -33,10 +33,11 @@ pub enum Entry {
     Created { at: UnixMillis, instance: Bytes },
     /// The daemon starts.
     Started { at: UnixMillis, epoch: Integer, program: String },
-    /// A key was generated; `alg` is absent if it is ES256.
+    /// A key was generated; `alg` is absent if it is ES256, and `by` if an approved rotation asks for it.
     KeyCreated {
         at: UnixMillis,
-        by: Integer,
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        by: Option<Integer>,
         key: LoggedKey,
         device: Name,
         object: Bytes,

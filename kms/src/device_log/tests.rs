@@ -138,7 +138,7 @@ impl Process {
             is_adopted: false,
             created: at,
         };
-        let (key, by) = (LoggedKey::new(&name, version), Integer::saturating(0));
+        let (key, by) = (LoggedKey::new(&name, version), Some(Integer::saturating(0)));
         let (device, bytes) = (main_device(), Bytes(object.as_bytes().to_vec()));
         let alg = Algorithm::ES256;
         let made = Entry::KeyCreated { at, by, key: key.clone(), device, object: bytes, alg, public_key };

@@ -3,15 +3,17 @@
 use assent_consensus::bundle::{Act, Bundle, VerifiedBundle, verify_under};
 use assent_consensus::digest::Digest;
 use assent_consensus::header::EventProof;
-use assent_consensus::message::RequestId;
+use assent_consensus::message::{RequestId, TransitionReason};
 use assent_consensus::name::Name;
+use assent_consensus::operational_key::Algorithm;
 use assent_consensus::subject::{Subject, SubjectKind};
-use assent_consensus::time::UnixMillis;
+use assent_consensus::time::{Millis, UnixMillis};
 use assent_consensus::vote::Outcome;
 
-use super::checker::{Checker, check_active, check_trusted};
+use super::checker::{Checker, Task, check_active, check_trusted};
 use super::order::{Prepared, orders_message};
 use super::refusal::{Refused, other_order};
+use crate::rotation::Rotation;
 use crate::signing::{KeyName, Purpose};
 
 /// What the process ledger says is to be done.
@@ -25,12 +27,7 @@ pub(super) struct Claim {
 
 impl Checker {
     /// Verifies that an action was approved and is due, and makes the bytes to be signed of the approved subject.
-    pub(super) fn action(
-        &self,
-        bundle: &Bundle,
-        due: &EventProof,
-        claim: &Claim,
-    ) -> Result<Prepared, Refused> {
+    pub(super) fn action(&self, bundle: &Bundle, due: &EventProof, claim: &Claim) -> Result<Task, Refused> {
         if bundle.result.is_some() {
             return Err(Refused::person(
                 "has-result",
@@ -44,21 +41,62 @@ impl Checker {
         check_claim(claim, &approval, &action.step.name)?;
         self.check_act_by(claim.request, action.act_by)?;
 
-        let Act::Sign { key: entry, artifact } = action.act else {
-            return Err(not_supported(approval.subject().kind()));
+        match action.act {
+            Act::Sign { key: entry, artifact } => {
+                let name = KeyName::Operational(entry.name.clone());
+                let key = self.operational_key(entry, claim.request)?;
+                check_active(&name, &key)?;
+                // Whether another is on record shows when this one's intent is to be put there.
+                Ok(Task::Sign(Prepared::artifact(&entry.name, &key, artifact)))
+            }
+            Act::RotateKey { key, reason } => Ok(Task::Rotate(self.rotation(&approval, key, reason)?)),
+        }
+    }
+
+    /// What an approved rotation makes of a key.
+    fn rotation(
+        &self,
+        approval: &VerifiedBundle<'_>,
+        key: KeyName,
+        reason: TransitionReason,
+    ) -> Result<Rotation, Refused> {
+        let target = match &key {
+            KeyName::Contract(name) => self.genesis.contract(name),
+            KeyName::Operational(name) => {
+                let entry = self.genesis.key(name);
+                if let Some(algorithm) = entry.map(|entry| entry.key.algorithm())
+                    && algorithm != Algorithm::ES256
+                {
+                    let message =
+                        format!("{key} signs by {algorithm}, and a key transition can name ES256 keys alone");
+                    return Err(Refused::person("other-algorithm", message));
+                }
+                None
+            }
         };
-        let name = KeyName::Operational(entry.name.clone());
-        let key = self.key(name.clone(), &entry.key)?;
-        check_active(&name, &key)?;
-        // Whether another is on record shows when this one's intent is to be put there.
-        Ok(Prepared::artifact(&entry.name, &key, artifact))
+        let (governor, decision) = (approval.contract, &approval.decision);
+        let deadline = target.unwrap_or(governor).policy.deadline();
+        let overlap = deadline
+            .get()
+            .saturating_add(governor.policy.act_within().get())
+            .saturating_add(self.grace.get());
+        Ok(Rotation {
+            request: decision.request,
+            key,
+            reason,
+            governor: governor.name.clone(),
+            governor_version: decision.key_version,
+            decision: decision.digest(),
+            decided: decision.decided,
+            overlap: Millis::new(overlap),
+        })
     }
 
     /// Checks what a bundle cannot show: that what the contract signed is what this KMS ordered, with a key that is still
     /// trusted, that nobody who took part is suspended, and that this version can do what was approved.
     fn check_approval(&self, bundle: &Bundle, approval: &VerifiedBundle<'_>) -> Result<(), Refused> {
         let contract = approval.contract;
-        let key = self.contract_key(contract)?;
+        let key = self.contract_key(contract, approval.decision.key_version)?;
         check_trusted(&KeyName::Contract(contract.name.clone()), &key)?;
         self.check_own_vote_request(&approval.vote_request)?;
         let request = approval.vote_request.request;
@@ -71,7 +109,8 @@ impl Checker {
             self.check_not_suspended(ballot.jws.kid(), "ballot")?;
         }
         let kind = approval.subject().kind();
-        if approval.decision.outcome == Outcome::Approved && kind != SubjectKind::Sign {
+        let is_done_here = matches!(kind, SubjectKind::Sign | SubjectKind::RotateKey);
+        if approval.decision.outcome == Outcome::Approved && !is_done_here {
             return Err(not_supported(kind));
         }
         Ok(())

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use assent_consensus::bundle::Signatures;
 use assent_consensus::duty::Duty;
 use assent_consensus::event::{ConsensusEvent, ProcessEvent};
-use assent_consensus::genesis::{ContractEntry, Genesis};
+use assent_consensus::genesis::{ContractEntry, Genesis, KeyEntry};
 use assent_consensus::header::EventProof;
 use assent_consensus::jwk::Thumbprint;
 use assent_consensus::message::{KeyVersion, RequestId};
 use assent_consensus::name::Name;
 use assent_consensus::operational_key::VerificationKey;
-use assent_consensus::standing::Standing;
+use assent_consensus::standing::{Standing, Successions};
 use assent_consensus::time::{Millis, UnixMillis};
 
 use super::anchors::BatchAnchors;
@@ -21,6 +21,7 @@ use super::refusal::Refused;
 use super::vault::Vault;
 use super::verified::VerifiedSignatures;
 use crate::pins::{KeyState, PinnedKey};
+use crate::rotation::Rotation;
 use crate::signing::{DutyId, KeyName, Order, Purpose};
 
 /// How far a moment on a ledger may lie ahead of the KMS's clock.
@@ -30,6 +31,7 @@ const NOBODY: &BTreeSet<Thumbprint> = &BTreeSet::new();
 /// What the duties of one batch are checked against.
 pub(super) struct Checker {
     pub(super) genesis: Arc<Genesis>,
+    pub(super) successions: Arc<Successions>,
     pub(super) vault: Arc<dyn Vault>,
     pub(super) clock: Arc<dyn Fn() -> UnixMillis + Send + Sync>,
     /// How long after the deadline an outcome that ballots made is signed without a person.
@@ -43,7 +45,15 @@ pub(super) struct Verdict {
     pub(super) purpose: Purpose,
     /// Nothing if the event that says so cannot be read.
     pub(super) request: Option<RequestId>,
-    pub(super) outcome: Result<Prepared, Refused>,
+    pub(super) outcome: Result<Task, Refused>,
+}
+
+/// What is to be done for a duty.
+pub(super) enum Task {
+    /// Something is signed.
+    Sign(Prepared),
+    /// A key is followed by its next version.
+    Rotate(Rotation),
 }
 
 impl Checker {
@@ -57,14 +67,15 @@ impl Checker {
         let (request, outcome) = match duty {
             Duty::VoteRequest { start, call, .. } => match consensus_event(due) {
                 Ok(ConsensusEvent::VoteRequestDue { request }) => {
-                    (Some(request), self.vote_request(start, call, due, request))
+                    (Some(request), self.vote_request(start, call, due, request).map(Task::Sign))
                 }
                 other => (None, Err(other_event(other, "vote-request-due"))),
             },
             Duty::Decision { vote_request, ballots, cancel, .. } => match consensus_event(due) {
                 Ok(ConsensusEvent::DecisionDue { request, outcome, ballots: root, decided }) => {
                     let claim = super::decision::Claim { request, outcome, root, decided };
-                    (Some(request), self.decision(vote_request, ballots, cancel.as_ref(), due, &claim))
+                    let decision = self.decision(vote_request, ballots, cancel.as_ref(), due, &claim);
+                    (Some(request), decision.map(Task::Sign))
                 }
                 other => (None, Err(other_event(other, "decision-due"))),
             },
@@ -94,27 +105,46 @@ impl Checker {
         }
     }
 
-    /// The key of a contract, which must be the one that genesis names.
-    pub(super) fn contract_key(&self, contract: &ContractEntry) -> Result<PinnedKey, Refused> {
-        self.key(KeyName::Contract(contract.name.clone()), &contract.key.clone().into())
+    /// The key of a contract in this version.
+    pub(super) fn contract_key(
+        &self,
+        contract: &ContractEntry,
+        version: KeyVersion,
+    ) -> Result<PinnedKey, Refused> {
+        let name = KeyName::Contract(contract.name.clone());
+        let key = self.vault.key_version(&name, version, (self.clock)());
+        let expected = self.standing().contract_key(contract, version).cloned().map(VerificationKey::from);
+        expect(&name, key, expected)
     }
 
-    /// A key of the pinned deployment, which must be the one that genesis names.
-    pub(super) fn key(&self, name: KeyName, expected: &VerificationKey) -> Result<PinnedKey, Refused> {
-        match self.vault.key(&name) {
-            Some(key) if key.public_key == *expected => Ok(key),
-            Some(key) => {
-                let found = key.public_key.thumbprint();
-                let message = format!("{name} is `{found}` here, and `{}` in genesis", expected.thumbprint());
-                Err(Refused::person("other-key", message))
-            }
-            None => Err(Refused::person("unknown-key", format!("{name} is not on this KMS"))),
+    /// The key of a contract that is in force at `now`.
+    pub(super) fn contract_key_at(
+        &self,
+        contract: &ContractEntry,
+        now: UnixMillis,
+    ) -> Result<PinnedKey, Refused> {
+        let name = KeyName::Contract(contract.name.clone());
+        let key = in_force(&name, self.vault.key(&name, now))?;
+        let expected = self.standing().contract_key(contract, key.version).cloned();
+        expect(&name, Some(key), expected.map(VerificationKey::from))
+    }
+
+    /// An operational key in the version that is in force, or in the one with which the request's action was begun.
+    pub(super) fn operational_key(&self, entry: &KeyEntry, request: RequestId) -> Result<PinnedKey, Refused> {
+        let (name, now) = (KeyName::Operational(entry.name.clone()), (self.clock)());
+        let mut key = in_force(&name, self.vault.key(&name, now))?;
+        if !key.version.is_first()
+            && let Some(ordered) = self.ordered(Purpose::Action, request)?
+        {
+            key = self.vault.key_version(&name, ordered.version, now).unwrap_or(key);
         }
+        let expected = self.standing().operational_key(entry, key.version);
+        expect(&name, Some(key), expected)
     }
 
     /// What is in force.
     pub(super) fn standing(&self) -> Standing<'_> {
-        Standing::new(&self.genesis, Arc::default())
+        Standing::new(&self.genesis, self.successions.clone())
     }
 
     /// What is on disk to be signed for a duty.
@@ -139,6 +169,35 @@ impl Checker {
         }
         let message = format!("the {what} is by the key `{key}`, which a person has suspended on this KMS");
         Err(Refused::person("suspended", message))
+    }
+}
+
+/// The key that is in force, unless its transition is still being signed.
+fn in_force(name: &KeyName, key: Option<PinnedKey>) -> Result<PinnedKey, Refused> {
+    match key {
+        Some(key) if key.state == KeyState::PreActivation => {
+            let message = format!("version {} of {name} is about to be in force", key.version);
+            Err(Refused { is_verdict: false, ..Refused::retry("key-not-yet-active", message) })
+        }
+        Some(key) => Ok(key),
+        None => Err(Refused::person("unknown-key", format!("{name} is not on this KMS"))),
+    }
+}
+
+/// A key of the pinned deployment, which must be the one that genesis, or an approved transition, names.
+fn expect(
+    name: &KeyName,
+    key: Option<PinnedKey>,
+    expected: Option<VerificationKey>,
+) -> Result<PinnedKey, Refused> {
+    match (key, expected) {
+        (Some(key), Some(expected)) if key.public_key == expected => Ok(key),
+        (Some(key), Some(expected)) => {
+            let found = key.public_key.thumbprint();
+            let message = format!("{name} is `{found}` here, and `{}` in genesis", expected.thumbprint());
+            Err(Refused::person("other-key", message))
+        }
+        _ => Err(Refused::person("unknown-key", format!("{name} is not on this KMS in this version"))),
     }
 }
 

@@ -39,17 +39,8 @@ impl Checker {
             );
             return Err(Refused::person("other-request", message));
         }
-        let key = self.contract_key(contract)?;
+        let key = self.contract_key(contract, question.key_version)?;
         check_trusted(&KeyName::Contract(contract.name.clone()), &key)?;
-        if key.version != question.key_version {
-            let message = format!(
-                "the vote request is signed with version {} of {}, and version {} is in use",
-                question.key_version,
-                KeyName::Contract(contract.name.clone()),
-                key.version
-            );
-            return Err(Refused::person("other-key-version", message));
-        }
         self.check_own_vote_request(&question)?;
         for ballot in ballots {
             self.check_not_suspended(ballot.jws.kid(), "ballot")?;

@@ -14,12 +14,13 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, spawn_blocking};
 
 use super::anchors::{Anchors, BatchAnchors};
-use super::checker::{Checker, Verdict, claimed};
+use super::checker::{Checker, Task, Verdict, claimed};
 use super::order::Prepared;
 use super::refusal::{BatchRefusal, Refusals, Refused, other_order};
 use super::vault::{KmsVault, Vault};
 use super::verified::VerifiedSignatures;
 use crate::pins::Pins;
+use crate::rotation::{Rotated, Rotation, Rotations};
 use crate::signing::{DutyId, Order, Purpose, SignedOrder, Signing, SigningError};
 
 /// The most batches that are under way at once; what comes above is told to come again.
@@ -52,10 +53,11 @@ impl Engine {
     pub fn new(
         pins: Pins,
         signing: Arc<Signing>,
+        rotations: Rotations,
         clock: Arc<dyn Fn() -> UnixMillis + Send + Sync>,
         grace: Millis,
     ) -> Engine {
-        Engine::with(Arc::new(KmsVault { pins, signing }), clock, grace)
+        Engine::with(Arc::new(KmsVault { pins, signing, rotations }), clock, grace)
     }
 
     pub(super) fn with(
@@ -135,7 +137,8 @@ impl Engine {
 impl Desk {
     fn checker(&self, genesis: Arc<Genesis>, anchors: BatchAnchors) -> Checker {
         let (vault, clock, verified) = (self.vault.clone(), self.clock.clone(), self.verified.clone());
-        Checker { genesis, vault, clock, grace: self.grace, anchors, verified }
+        let successions = vault.successions();
+        Checker { genesis, successions, vault, clock, grace: self.grace, anchors, verified }
     }
 
     async fn perform(self: &Arc<Self>, checker: Arc<Checker>, duty: Duty) -> DutyAnswer {
@@ -147,10 +150,16 @@ impl Desk {
         };
         let Some(Verdict { purpose, request, outcome }) = verdict else { return broken().answer() };
         let refused = match outcome {
-            Ok(prepared) => match self.sign(prepared).await {
-                Ok(answer) => return answer,
-                Err(refused) => refused,
-            },
+            Ok(task) => {
+                let done = match task {
+                    Task::Sign(prepared) => self.sign(prepared).await,
+                    Task::Rotate(rotation) => self.rotate(rotation).await,
+                };
+                match done {
+                    Ok(answer) => return answer,
+                    Err(refused) => refused,
+                }
+            }
             Err(refused) => refused,
         };
         let reason = refused.reason;
@@ -182,6 +191,11 @@ impl Desk {
             Err(SigningError::Conflict { .. }) => Err(other_order(purpose, request)),
             Err(error) => Err(error.into()),
         }
+    }
+
+    async fn rotate(&self, rotation: Rotation) -> Result<DutyAnswer, Refused> {
+        let Rotated { transition, audit } = self.vault.rotate(rotation).await?;
+        Ok(DutyAnswer::Rotated { transition, audit })
     }
 
     /// The answer that carries a signature, which the signing service has verified.

@@ -63,6 +63,7 @@ pub(super) fn other_order(purpose: Purpose, request: RequestId) -> Refused {
         Purpose::VoteRequest => ("other-vote-request", "another vote request"),
         Purpose::Decision => ("other-decision", "another decision"),
         Purpose::Action => ("other-action", "another signature"),
+        Purpose::TransitionFirst | Purpose::TransitionNew => ("other-transition", "another key transition"),
     };
     Refused::person(reason, format!("{what} was recorded for the request `{request}`"))
 }

@@ -7,10 +7,13 @@ use assent_consensus::duty::TrustedHeaders;
 use assent_consensus::genesis::Genesis;
 use assent_consensus::header::TrustedHeader;
 use assent_consensus::jwk::Thumbprint;
-use assent_consensus::message::RequestId;
+use assent_consensus::message::{KeyVersion, RequestId};
 use assent_consensus::name::Name;
+use assent_consensus::standing::Successions;
+use assent_consensus::time::UnixMillis;
 
 use crate::pins::{PinnedKey, Pins};
+use crate::rotation::{Rotated, Rotation, Rotations};
 use crate::signing::{DutyId, KeyName, Order, Purpose, SignedOrder, Signing, SigningError};
 
 /// What comes later.
@@ -19,7 +22,10 @@ pub(super) type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// Pins and signing, as duties see them. The methods are those of [`Pins`] and [`Signing`].
 pub(super) trait Vault: Send + Sync {
     fn genesis(&self) -> Option<Arc<Genesis>>;
-    fn key(&self, name: &KeyName) -> Option<PinnedKey>;
+    fn key(&self, name: &KeyName, now: UnixMillis) -> Option<PinnedKey>;
+    fn key_version(&self, name: &KeyName, version: KeyVersion, now: UnixMillis) -> Option<PinnedKey>;
+    fn successions(&self) -> Arc<Successions>;
+    fn rotate(&self, rotation: Rotation) -> Later<'_, Result<Rotated, SigningError>>;
     fn is_suspended(&self, voter: Thumbprint) -> bool;
     fn is_released(&self, request: RequestId) -> bool;
     fn trusted(&self) -> TrustedHeaders;
@@ -39,6 +45,7 @@ pub(super) trait Vault: Send + Sync {
 pub(super) struct KmsVault {
     pub(super) pins: Pins,
     pub(super) signing: Arc<Signing>,
+    pub(super) rotations: Rotations,
 }
 
 impl Vault for KmsVault {
@@ -46,8 +53,20 @@ impl Vault for KmsVault {
         self.pins.genesis()
     }
 
-    fn key(&self, name: &KeyName) -> Option<PinnedKey> {
-        self.pins.key(name)
+    fn key(&self, name: &KeyName, now: UnixMillis) -> Option<PinnedKey> {
+        self.pins.key(name, now)
+    }
+
+    fn key_version(&self, name: &KeyName, version: KeyVersion, now: UnixMillis) -> Option<PinnedKey> {
+        self.pins.key_version(name, version, now)
+    }
+
+    fn successions(&self) -> Arc<Successions> {
+        self.pins.successions()
+    }
+
+    fn rotate(&self, rotation: Rotation) -> Later<'_, Result<Rotated, SigningError>> {
+        Box::pin(self.rotations.rotate(rotation))
     }
 
     fn is_suspended(&self, voter: Thumbprint) -> bool {

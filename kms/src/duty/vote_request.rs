@@ -6,6 +6,7 @@ use assent_consensus::genesis::ContractEntry;
 use assent_consensus::header::EventProof;
 use assent_consensus::jws::Jws;
 use assent_consensus::message::{RequestId, VoteRequest};
+use assent_consensus::time::UnixMillis;
 
 use super::checker::{Checker, check_active, process_event};
 use super::order::Prepared;
@@ -37,9 +38,10 @@ impl Checker {
             let message = format!("the call makes the request `{called}`, and the duty is for `{request}`");
             return Err(Refused::person("other-request", message));
         }
-        let key = self.contract_key(contract)?;
+        let opened = (self.clock)();
+        let key = self.contract_key_at(contract, opened)?;
         check_active(&KeyName::Contract(contract.name.clone()), &key)?;
-        Ok(Prepared::message(&key, self.build(asked, request, contract, &key)))
+        Ok(Prepared::message(&key, self.build(asked, request, contract, &key, opened)))
     }
 
     fn build(
@@ -48,8 +50,8 @@ impl Checker {
         request: RequestId,
         contract: &ContractEntry,
         key: &PinnedKey,
+        opened: UnixMillis,
     ) -> VoteRequest {
-        let opened = (self.clock)();
         VoteRequest {
             deployment: self.genesis.id(),
             chain: contract.chain.clone(),

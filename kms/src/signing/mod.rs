@@ -41,17 +41,27 @@ pub enum Purpose {
     Decision,
     /// An operational key does what was approved.
     Action,
+    /// The governing contract says which key follows another.
+    TransitionFirst,
+    /// The new key says the same.
+    TransitionNew,
 }
 
 impl Purpose {
     /// Every purpose.
-    pub const ALL: [Purpose; 3] = [Purpose::VoteRequest, Purpose::Decision, Purpose::Action];
+    pub const ALL: [Purpose; 5] = [
+        Purpose::VoteRequest,
+        Purpose::Decision,
+        Purpose::Action,
+        Purpose::TransitionFirst,
+        Purpose::TransitionNew,
+    ];
 
     /// Whether a signature is on disk before it is released.
     const fn awaits_result(self) -> bool {
         match self {
             Purpose::VoteRequest | Purpose::Decision => false,
-            Purpose::Action => true,
+            Purpose::Action | Purpose::TransitionFirst | Purpose::TransitionNew => true,
         }
     }
 
@@ -61,6 +71,8 @@ impl Purpose {
             Purpose::VoteRequest => "vote-request",
             Purpose::Decision => "decision",
             Purpose::Action => "action",
+            Purpose::TransitionFirst => "transition-first",
+            Purpose::TransitionNew => "transition-new",
         }
     }
 }
@@ -373,8 +385,10 @@ impl Signing {
     fn usable_key(&self, order: &Order) -> Result<KeyRow, SigningError> {
         let unknown = || SigningError::UnknownKey { key: order.key.clone(), version: order.version };
         let row = self.pins.key_row(&order.key, order.version).ok_or_else(unknown)?;
-        match row.state {
+        match self.pins.state_at(&row, (self.clock)()) {
             KeyState::Active => Ok(row),
+            // It says that it is there before it is in force, and nothing else.
+            KeyState::PreActivation if order.purpose == Purpose::TransitionNew => Ok(row),
             state => {
                 Err(SigningError::KeyNotActive { key: order.key.clone(), version: order.version, state })
             }

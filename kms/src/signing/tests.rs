@@ -3,7 +3,7 @@ use assent_consensus::name::Name;
 
 use super::*;
 use crate::audit;
-use crate::testing::{SmallKms, order, release};
+use crate::testing::{NOW, SmallKms, order, release};
 
 #[tokio::test]
 async fn a_signature_is_verified_with_s_in_the_low_half_and_that_of_an_action_is_on_disk_when_it_is_returned()
@@ -11,7 +11,7 @@ async fn a_signature_is_verified_with_s_in_the_low_half_and_that_of_an_action_is
     let kms = SmallKms::new().await;
     let order = Order { purpose: Purpose::Action, ..order(1, "a") };
     let signed = kms.signing.sign(order.clone()).await.expect("signed");
-    let key = kms.pins.key(&release()).expect("pinned").public_key;
+    let key = kms.pins.key(&release(), UnixMillis::new(NOW)).expect("pinned").public_key;
     key.verify(&key.algorithm().digest(b"a"), &signed.signature).expect("it verifies");
     let low = p256::ecdsa::Signature::from_slice(&signed.signature.0).expect("a signature");
     assert_eq!(low, low.normalize_s());

@@ -1,11 +1,12 @@
 //! One write transaction: what goes into it, and the log's head as it grows.
 
+use assent_consensus::bundle::TransitionPair;
 use assent_consensus::digest::Digest;
 use assent_consensus::encoding::Bytes;
 use assent_consensus::header::TrustedHeader;
 use assent_consensus::json::{self, Integer};
 use assent_consensus::jwk::Thumbprint;
-use assent_consensus::message::{KeyVersion, RequestId};
+use assent_consensus::message::{KeyTransition, KeyVersion, RequestId};
 use assent_consensus::name::Name;
 use assent_consensus::operational_key::{RawSignature, VerificationKey};
 use assent_consensus::time::UnixMillis;
@@ -191,6 +192,43 @@ impl Batch<'_> {
         let ((kind, name), version, at) = (key_columns(name), integer(version.0.get()), integer(at.get()));
         let name = name.as_str();
         self.run(sql::ACTIVATE_KEY, (kind, name, version, state, governor, policy.as_bytes(), at))
+    }
+
+    /// Says when a version of a key will be in force.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn set_activation(
+        &self,
+        name: &KeyName,
+        version: KeyVersion,
+        at: UnixMillis,
+    ) -> Result<(), StoreError> {
+        let ((kind, name), version) = (key_columns(name), integer(version.0.get()));
+        self.run(sql::SET_ACTIVATION, (kind, name.as_str(), version, integer(at.get())))
+    }
+
+    /// Puts an approved rotation into the file, before it is signed.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn insert_transition(
+        &self,
+        request: RequestId,
+        name: &KeyName,
+        says: &KeyTransition,
+    ) -> Result<(), StoreError> {
+        let ((kind, name), version) = (key_columns(name), integer(says.version.0.get()));
+        let columns = (request.0.as_bytes(), kind, name.as_str(), version, json::write(says));
+        self.run(sql::INSERT_TRANSITION, columns)
+    }
+
+    /// Puts the two messages of a rotation beside it.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn complete_transition(&self, request: RequestId, pair: &TransitionPair) -> Result<(), StoreError> {
+        self.run(sql::COMPLETE_TRANSITION, (request.0.as_bytes(), pair.first.as_str(), pair.new.as_str()))
     }
 
     /// Puts genesis into the file, where there is none.

@@ -24,10 +24,12 @@ use assent_consensus::header::TrustedHeader;
 use assent_consensus::json;
 use assent_consensus::json::Integer;
 use assent_consensus::jwk::Thumbprint;
-use assent_consensus::message::{KeyVersion, RequestId};
+use assent_consensus::message::{KeyTransition, KeyVersion, RequestId};
 use assent_consensus::name::Name;
 use assent_consensus::operational_key::{Algorithm, KeyKind, OperationalPublicKey, VerificationKey};
+use assent_consensus::standing::Successions;
 use assent_consensus::time::UnixMillis;
+use assent_consensus::transition::key_of;
 use rusqlite::{CachedStatement, Connection, OpenFlags, OptionalExtension};
 
 use crate::audit::Entry;
@@ -357,6 +359,37 @@ impl Store {
         };
         let key = algorithm.and_then(read);
         key.ok_or_else(|| self.damaged("a row of `key` has a public key, or an algorithm, that is none"))
+    }
+
+    /// What the rotation that a request approved says, once that is fixed.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn transition_by(&self, request: RequestId) -> Result<Option<KeyTransition>, StoreError> {
+        let mut statement = self.statement(sql::TRANSITION)?;
+        let found = statement.query_row([request.0.as_bytes()], |row| row.get::<_, Vec<u8>>(0)).optional();
+        self.sql(found)?.map(|bytes| self.transition(&bytes)).transpose()
+    }
+
+    /// The transitions that are signed.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn successions(&self) -> Result<Successions, StoreError> {
+        let mut statement = self.statement(sql::TRANSITIONS)?;
+        let mut rows = self.sql(statement.query([]))?;
+        let mut successions = Successions::default();
+        while let Some(row) = self.sql(rows.next())? {
+            let says = self.transition(&self.sql(row.get::<_, Vec<u8>>(0))?)?;
+            let key = key_of(&says).map_err(|error| self.damaged(error.to_string()))?;
+            successions.add(key, says);
+        }
+        Ok(successions)
+    }
+
+    fn transition(&self, bytes: &[u8]) -> Result<KeyTransition, StoreError> {
+        json::read(bytes)
+            .map_err(|error| self.damaged(format!("a row of `transition` cannot be read: {error}")))
     }
 
     /// The bytes of the pinned genesis.

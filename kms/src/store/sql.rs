@@ -4,7 +4,7 @@
 pub(crate) const APPLICATION_ID: i64 = 0x4173_4b6d;
 
 /// Migration n leads from `PRAGMA user_version` n to n + 1.
-pub(crate) const MIGRATIONS: [&str; 4] = ["
+pub(crate) const MIGRATIONS: [&str; 5] = ["
 -- `pending` is the epoch that is being put on the token.
 CREATE TABLE kms (
     one      INTEGER PRIMARY KEY CHECK (one = 1),
@@ -100,6 +100,18 @@ CREATE TABLE behind (
     device TEXT PRIMARY KEY,
     epoch  INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+", "
+-- Approved rotations: what each says, and its two messages once both are signed.
+CREATE TABLE transition (
+    request BLOB PRIMARY KEY CHECK (length(request) = 32),
+    kind    TEXT NOT NULL CHECK (kind IN ('contract', 'key')),
+    name    TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    says    BLOB NOT NULL,
+    first   TEXT,
+    new     TEXT,
+    UNIQUE (kind, name, version)
+) STRICT, WITHOUT ROWID;
 "];
 
 pub(crate) const INSERT_KMS: &str = "INSERT INTO kms (one, instance, epoch, pending) VALUES (1, ?1, 0, NULL)";
@@ -122,6 +134,16 @@ pub(crate) const SET_KEY_STATE: &str = "UPDATE key SET state = ?4, changed = ?5
 pub(crate) const ACTIVATE_KEY: &str = "UPDATE key
     SET state = ?4, governed_by = ?5, policy = ?6, activated = ?7, changed = ?7
     WHERE kind = ?1 AND name = ?2 AND version = ?3";
+
+pub(crate) const SET_ACTIVATION: &str =
+    "UPDATE key SET activated = ?4 WHERE kind = ?1 AND name = ?2 AND version = ?3";
+
+pub(crate) const INSERT_TRANSITION: &str =
+    "INSERT INTO transition (request, kind, name, version, says) VALUES (?1, ?2, ?3, ?4, ?5)";
+pub(crate) const COMPLETE_TRANSITION: &str = "UPDATE transition SET first = ?2, new = ?3 WHERE request = ?1";
+pub(crate) const TRANSITION: &str = "SELECT says FROM transition WHERE request = ?1";
+pub(crate) const TRANSITIONS: &str =
+    "SELECT says FROM transition WHERE new IS NOT NULL ORDER BY kind, name, version";
 
 pub(crate) const GENESIS: &str = "SELECT bytes FROM genesis WHERE one = 1";
 pub(crate) const INSERT_GENESIS: &str = "INSERT INTO genesis (one, bytes, pinned) VALUES (1, ?1, ?2)";

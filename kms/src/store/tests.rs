@@ -18,6 +18,7 @@ fn age(file: &Connection) {
         ALTER TABLE old_key RENAME TO key;
         DROP TABLE device_log;
         DROP TABLE behind;
+        DROP TABLE transition;
         PRAGMA user_version = 1;",
     )
     .expect("aged");

@@ -165,6 +165,21 @@ impl Desk {
         self.request_until(case.request, |view| view.summary.state != RequestState::Called).await
     }
 
+    /// The case with its next request, once there is one.
+    ///
+    /// # Errors
+    /// It takes too long.
+    pub async fn next_request(&self, case: &Case) -> Result<Case> {
+        let next = |view: &CaseView| {
+            view.requests.iter().map(|asked| asked.request).find(|next| *next != case.request)
+        };
+        let fetch = |since: Option<Since>| async move {
+            self.client.case(case.requester, &case.name, since.as_ref()).await
+        };
+        let view = self.until(fetch, |view| next(view).is_some(), |view| &view.revision).await?;
+        Ok(Case { request: next(&view).context("it was asked again")?, ..case.clone() })
+    }
+
     /// Waits until a case has ended.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | `release-approval` | two of three engineers | an hour | `release` (der), `hotfix` (dsse), `package` (jws), `image` (raw) |
 //! | `brief-approval` | the same | a second and a half | `brief` (der) |
+//! | `night-approval`, governed by `release-approval` | the same | an hour | `nightly` (raw) |
 //!
 //! A deployment of every algorithm has these keys too, all governed by `release-approval`:
 //!
@@ -14,12 +15,26 @@
 //! | `layer` | ES384 | dsse |
 //! | `inherited` | RS256 with 3072 bits, made on the token before the KMS and adopted | jws |
 //!
-//! For each key `K` there is a process `K-signing`, which asks the contract that governs K.
+//! For each key `K` there is a process `K-signing`, which asks the contract that governs K; that of `nightly` asks again if
+//! its request ends without a decision. [`ROTATIONS`] has the processes that replace keys.
 
 use std::fmt::Write as _;
 
 /// A consensus contract of the test's deployment, and the deadline that its policy sets.
-pub(super) const CONTRACTS: [(&str, &str); 2] = [("release-approval", "1h"), ("brief-approval", "1500ms")];
+pub(super) const CONTRACTS: [(&str, &str); 3] =
+    [("release-approval", "1h"), ("brief-approval", "1500ms"), (NIGHT, "1h")];
+/// The contract that another one governs.
+const NIGHT: &str = "night-approval";
+/// The contract that decides on keys.
+const GOVERNOR: &str = "release-approval";
+
+/// The processes that replace a key: name, which key, and the reason.
+pub(super) const ROTATIONS: [(&str, &str, &str); 4] = [
+    ("rotate-release", "key = \"release\"", "every year"),
+    ("rotate-release-approval", "contract = \"release-approval\"", "every year"),
+    ("rotate-night-approval", "contract = \"night-approval\"", "every year"),
+    ("night-approval-compromised", "contract = \"night-approval\"", "compromise"),
+];
 
 /// An operational key.
 pub(super) struct Key {
@@ -49,12 +64,13 @@ impl Key {
 }
 
 /// The operational keys of every deployment.
-pub(super) const KEYS: [Key; 5] = [
+pub(super) const KEYS: [Key; 6] = [
     Key::es256("release", "der", "release-approval"),
     Key::es256("hotfix", "dsse", "release-approval"),
     Key::es256("package", "jws", "release-approval"),
     Key::es256("image", "raw", "release-approval"),
     Key::es256("brief", "der", "brief-approval"),
+    Key::es256("nightly", "raw", NIGHT),
 ];
 
 /// Keys that take long to be made.
@@ -77,7 +93,7 @@ pub(super) const VOTERS: [&str; 3] = ["engineer-1", "engineer-2", "engineer-3"];
 /// A policy; `key` gives the line with a voter's key.
 pub(super) fn policy(name: &str, deadline: &str, key: impl Fn(&str) -> String) -> String {
     let mut text = format!(
-        "name = \"{name}\"\nkinds = [\"sign\"]\ndeadline = \"{deadline}\"\n\n\
+        "name = \"{name}\"\nkinds = [\"sign\", \"rotate-key\"]\ndeadline = \"{deadline}\"\n\n\
          [rule]\nat_least = 2\nof = \"engineers\"\n"
     );
     for voter in VOTERS {
@@ -89,8 +105,23 @@ pub(super) fn policy(name: &str, deadline: &str, key: impl Fn(&str) -> String) -
 
 /// The process that signs with `key`; `line` gives the line with a requester's key.
 pub(super) fn process(key: &str, contract: &str, line: impl Fn(&str) -> String) -> String {
+    let subject = format!(
+        "{{ kind = \"sign\", key = \"{key}\", name = \"{{name}}\", digest = \"{{artifact}}\", size = \"{{size}}\" }}"
+    );
+    let retries = if contract == NIGHT { "retries = 3\n" } else { "" };
+    asking(&format!("{key}-signing"), contract, &subject, retries, line)
+}
+
+/// A process of [`ROTATIONS`].
+pub(super) fn rotation(name: &str, key: &str, reason: &str, line: impl Fn(&str) -> String) -> String {
+    let subject = format!("{{ kind = \"rotate-key\", {key}, reason = \"{reason}\" }}");
+    asking(name, GOVERNOR, &subject, "", line)
+}
+
+/// A process that asks a contract on a subject, and does what was approved.
+fn asking(name: &str, contract: &str, subject: &str, retries: &str, line: impl Fn(&str) -> String) -> String {
     let mut text = format!(
-        "name = \"{key}-signing\"\ninput = {{ artifact = \"digest\", name = \"text\", size = \"integer\" }}\n"
+        "name = \"{name}\"\ninput = {{ artifact = \"digest\", name = \"text\", size = \"integer\" }}\n"
     );
     for requester in REQUESTERS {
         write!(text, "\n[[requester]]\nname = \"{requester}\"\n{}\n", line(requester))
@@ -98,8 +129,7 @@ pub(super) fn process(key: &str, contract: &str, line: impl Fn(&str) -> String) 
     }
     text + &format!(
         "\n[[step]]\nname = \"approval\"\nask = \"{contract}\"\n\
-         subject = {{ kind = \"sign\", key = \"{key}\", name = \"{{name}}\", digest = \"{{artifact}}\", size = \"{{size}}\" }}\n\
-         on_rejected = \"end\"\n\n[[step]]\nname = \"signature\"\nact = \"approval\"\n"
+         subject = {subject}\n{retries}on_rejected = \"end\"\n\n[[step]]\nname = \"signature\"\nact = \"approval\"\n"
     )
 }
 
@@ -107,7 +137,13 @@ pub(super) fn process(key: &str, contract: &str, line: impl Fn(&str) -> String) 
 pub(super) fn deployment(kms_socket: &str, keys: &[Key]) -> String {
     let mut text = String::from("name = \"test\"\nenvironment = \"test\"\n");
     for (contract, _) in CONTRACTS {
-        write!(text, "\n[[contract]]\npolicy = \"{contract}.toml\"\nkey = \"{contract}.jwk\"\n")
+        let governed_by =
+            if contract == NIGHT { format!("governed_by = \"{GOVERNOR}\"\n") } else { String::new() };
+        write!(text, "\n[[contract]]\npolicy = \"{contract}.toml\"\nkey = \"{contract}.jwk\"\n{governed_by}")
+            .expect("a text takes all");
+    }
+    for (rotation, ..) in ROTATIONS {
+        write!(text, "\n[[process]]\ndefinition = \"{rotation}.toml\"\ngoverned_by = \"{GOVERNOR}\"\n")
             .expect("a text takes all");
     }
     for Key { name: key, format, contract, .. } in keys {

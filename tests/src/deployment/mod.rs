@@ -116,6 +116,12 @@ impl Deployment {
         for documents::Key { name, contract, .. } in &keys {
             fs::write(here.join(format!("{name}-signing.toml")), documents::process(name, contract, line))?;
         }
+        for (rotation, key, reason) in documents::ROTATIONS {
+            fs::write(
+                here.join(format!("{rotation}.toml")),
+                documents::rotation(rotation, key, reason, line),
+            )?;
+        }
         let kms_socket = here.join("kms.sock");
         fs::write(
             here.join("deployment.toml"),

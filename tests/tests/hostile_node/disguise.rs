@@ -294,6 +294,7 @@ fn view(opened: &Opened, vote_request: &Jws, start: &Jws) -> RequestView {
         definition: None,
         start: Some(start.clone()),
         vote_request: Some(vote_request.clone()),
+        lineage: None,
         ballots: Vec::new(),
         decision: None,
         explain: None,

@@ -65,6 +65,7 @@ impl Scene {
         match report.answers.remove(0) {
             DutyAnswer::Signed { message, .. } => Said::Signed(message),
             DutyAnswer::Performed { output, .. } => Said::Performed(output.signature),
+            DutyAnswer::Rotated { transition, .. } => Said::Signed(transition.new),
             DutyAnswer::Retry(refusal) | DutyAnswer::NeedsPerson(refusal) => Said::Refused(refusal.reason),
         }
     }

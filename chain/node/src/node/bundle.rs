@@ -1,11 +1,12 @@
 //! Making the bundle of a request from what the logs record.
 
-use assent_consensus::bundle::{ActionResult, Bundle, BundleError, Records, complete};
+use assent_consensus::bundle::{self, ActionResult, Bundle, BundleError, Lineage, Records, complete};
 use assent_consensus::contract::query::{self, RecordedTransition, RequestRecord};
 use assent_consensus::contract::record::RequestState;
 use assent_consensus::encoding::Bytes;
 use assent_consensus::json::Integer;
-use assent_consensus::message::RequestId;
+use assent_consensus::message::{KeyVersion, RequestId};
+use assent_consensus::name::Name;
 use assent_consensus::standing::KeyName;
 use assent_consensus::vote::Outcome;
 use assent_ledger::{LedgerError, Snapshot};
@@ -54,6 +55,19 @@ pub fn build(
 ) -> Result<Bundle, NoBundle> {
     let logs = Logs { ledgers, places };
     complete(logs.bundle(request, with_result)?, &logs)
+}
+
+/// How a contract's key came to this version. Reads the disk.
+///
+/// # Errors
+/// [`NoBundle`]
+pub fn lineage(
+    ledgers: &Ledgers,
+    places: &Places,
+    contract: &Name,
+    version: KeyVersion,
+) -> Result<Lineage, NoBundle> {
+    bundle::lineage(contract, version, &Logs { ledgers, places })
 }
 
 /// The logs that this node keeps, from which a bundle's parts come.

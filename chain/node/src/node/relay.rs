@@ -1,4 +1,4 @@
-//! The relay: carries calls and cancellations from process logs to consensus logs, and answers back.
+//! The relay: carries calls, cancellations and key transitions from process logs to consensus logs, and answers back.
 //!
 //! What is to be carried stands in the logs: calls that are not answered, and cancellations of them. So a node that
 //! starts again looks through all of it once, and goes on from there: new calls and cancellations by their place in
@@ -8,8 +8,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use assent_consensus::contract::query::{self, PendingCall, PendingCancel, RequestRecord};
-use assent_consensus::event::ConsensusEvent;
+use assent_consensus::contract::query::{
+    self, PendingCall, PendingCancel, RecordedTransition, RequestRecord,
+};
+use assent_consensus::event::{ConsensusEvent, EventBytes, ProcessEvent};
 use assent_consensus::json;
 use assent_consensus::message::RequestId;
 use assent_consensus::name::Name;
@@ -41,6 +43,8 @@ pub struct Relay {
     cancels: HashMap<Name, Cursor>,
     /// For each consensus log: up to which height its answers were carried or are kept for another try.
     answers: HashMap<Name, u64>,
+    /// For each process log: how many key transitions were carried or are kept for another try.
+    transitions: HashMap<Name, usize>,
     /// What could not be carried and is tried again.
     again: HashSet<Item>,
 }
@@ -54,6 +58,8 @@ enum Item {
     Cancel(Name, RequestId, Vec<u8>),
     /// The answer on the consensus log of this name.
     Answer(Name, RequestId),
+    /// The key transition on the process log of this name that a request approved.
+    Transition(Name, RequestId),
 }
 
 /// A transaction for a log.
@@ -72,6 +78,7 @@ impl Relay {
             calls: HashMap::new(),
             cancels: HashMap::new(),
             answers: HashMap::new(),
+            transitions: HashMap::new(),
             again: HashSet::new(),
         }
     }
@@ -110,6 +117,7 @@ impl Relay {
         for log in ledgers.process_logs() {
             self.new_calls(log)?;
             self.new_cancels(log)?;
+            self.new_transitions(log)?;
         }
         for log in ledgers.consensus_logs() {
             self.new_answers(log)?;
@@ -147,6 +155,16 @@ impl Relay {
             self.carry(items.collect())?;
             self.cancels.insert(chain.clone(), next);
         }
+    }
+
+    fn new_transitions(&mut self, log: &Log) -> Result<(), LedgerError> {
+        let chain = &log.chain.id;
+        let recorded = transitions_on(log)?;
+        if self.transitions.insert(chain.clone(), recorded.len()) != Some(recorded.len()) {
+            let item = |recorded: &RecordedTransition| Item::Transition(chain.clone(), recorded.request);
+            self.carry(recorded.iter().map(item).collect())?;
+        }
+        Ok(())
     }
 
     /// Answers that new blocks tell of. At first those of all calls that are not answered, by `new_calls`.
@@ -218,6 +236,7 @@ impl Relay {
                 Item::Call(from, request, height) => self.load_call(item, from, *request, *height)?,
                 Item::Cancel(from, request, cancel) => self.load_cancel(item, from, *request, cancel)?,
                 Item::Answer(from, request) => self.load_answer(item, from, *request)?,
+                Item::Transition(from, request) => self.load_transition(item, from, *request)?,
             });
         }
         Ok(loads)
@@ -273,6 +292,30 @@ impl Relay {
         Ok(Some(Load { item: item.clone(), to: to.chain.id.clone(), bytes: json::write(&carrier) }))
     }
 
+    fn load_transition(
+        &self,
+        item: &Item,
+        from: &Name,
+        request: RequestId,
+    ) -> Result<Option<Load>, LedgerError> {
+        let Some((log, to)) = self.asked(from, request)? else { return Ok(None) };
+        let is_it = |recorded: &RecordedTransition| recorded.request == request;
+        if transitions_on(to)?.iter().any(is_it) {
+            return Ok(None);
+        }
+        let Some(recorded) = transitions_on(log)?.into_iter().find(is_it) else { return Ok(None) };
+        let change = recorded.pair.new.digest();
+        let tells = |event: &EventBytes| match ProcessEvent::parse(&event.0) {
+            Ok(ProcessEvent::Changed { change: told, .. }) => told == change,
+            _ => false,
+        };
+        let place = (0..).zip(log.reader.events(recorded.height)?).find(|(_, event)| tells(event));
+        let Some((index, _)) = place else { return Ok(None) };
+        let inclusion = log.reader.inclusion(recorded.height, index)?;
+        let carrier = Carrier::RelayedTransition { transition: recorded.pair, inclusion };
+        Ok(Some(Load { item: item.clone(), to: to.chain.id.clone(), bytes: json::write(&carrier) }))
+    }
+
     /// The process log of a request and the consensus log that was asked, if this node keeps both.
     fn asked(&self, from: &Name, request: RequestId) -> Result<Option<(&Log, &Log)>, LedgerError> {
         let Some(log) = self.ledgers.log(from) else { return Ok(None) };
@@ -323,14 +366,25 @@ impl Relay {
     }
 }
 
-/// A cancellation may come before the call that it is about.
+/// A cancellation may come before the call that it is about, and one version of a key before the one that it follows.
 fn is_to_come(item: &Item, code: &str) -> bool {
-    matches!(item, Item::Cancel(..)) && code == "unknown-request"
+    match item {
+        Item::Cancel(..) => code == "unknown-request",
+        Item::Transition(..) => code == "other-key-version",
+        Item::Call(..) | Item::Answer(..) => false,
+    }
 }
 
 /// Whether there is nothing left to be carried.
 fn is_there(code: &str) -> bool {
     code.starts_with("already-") || code == "too-late"
+}
+
+fn transitions_on(log: &Log) -> Result<Vec<RecordedTransition>, LedgerError> {
+    let state = log.reader.snapshot()?;
+    let recorded = query::all_transitions(&state);
+    state.verified()?;
+    Ok(recorded)
 }
 
 fn request_on(log: &Log, request: RequestId) -> Result<Option<RequestRecord>, LedgerError> {

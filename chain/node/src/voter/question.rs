@@ -7,12 +7,17 @@
 //!                                                   └──▶ subject     (derived again by the process)
 //! ```
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use assent_consensus::bundle::{BundleError, Lineage};
 use assent_consensus::genesis::{ContractEntry, Genesis, ProcessEntry};
 use assent_consensus::jws::{Jws, JwsError, Signed, Verified};
-use assent_consensus::message::{Ballot, KeyVersion, RequestId, Start, VoteRequest};
+use assent_consensus::message::{Ballot, RequestId, Start, VoteRequest};
 use assent_consensus::name::Name;
 use assent_consensus::policy::{Tally, VoterIndex};
 use assent_consensus::process::{ProcessError, Requester, StepAction};
+use assent_consensus::standing::{KeyName, Standing, version_at};
 use assent_consensus::time::UnixMillis;
 
 use crate::api::RequestView;
@@ -71,6 +76,9 @@ pub enum Distrust {
     /// The process derives no such subject.
     #[error("the process does not ask this: {0}")]
     Process(#[from] ProcessError),
+    /// The contract's key is not shown to come from that of genesis.
+    #[error("how the contract's key came to its version: {0}")]
+    Lineage(BundleError),
     /// The policy or key is newer than genesis.
     #[error("{0}")]
     Newer(String),
@@ -88,10 +96,16 @@ impl<'g> Question<'g> {
     ) -> Result<Question<'g>, Distrust> {
         let jws = view.vote_request.clone().ok_or(Distrust::Missing("vote request"))?;
         let start = view.start.clone().ok_or(Distrust::Missing("start of the case"))?;
-        Question::of(genesis, request, jws, start)
+        Question::of(genesis, request, jws, start, view.lineage.as_ref())
     }
 
-    fn of(genesis: &'g Genesis, request: RequestId, jws: Jws, start: Jws) -> Result<Question<'g>, Distrust> {
+    fn of(
+        genesis: &'g Genesis,
+        request: RequestId,
+        jws: Jws,
+        start: Jws,
+        lineage: Option<&Lineage>,
+    ) -> Result<Question<'g>, Distrust> {
         let signed: Signed<VoteRequest> = message("vote request", Signed::from_jws(jws))?;
         let claim = signed.unverified();
         same("the deployment of the vote request", &claim.deployment, &genesis.id())?;
@@ -99,13 +113,21 @@ impl<'g> Question<'g> {
         let contract = genesis.contract(&claim.contract);
         let contract =
             contract.ok_or_else(|| Distrust::Unknown { what: "contract", name: claim.contract.clone() })?;
-        if claim.key_version != KeyVersion::first() {
-            return Err(Distrust::Newer(format!(
-                "the vote request is signed by version {} of the key of `{}`, and your genesis has version 1",
-                claim.key_version, contract.name
-            )));
-        }
-        let vote_request = message("vote request", signed.verify(&contract.key))?;
+        let version = claim.key_version;
+        let standing = match lineage {
+            Some(lineage) => lineage.standing(genesis, &BTreeSet::new()).map_err(Distrust::Lineage)?,
+            None => Standing::new(genesis, Arc::default()),
+        };
+        let key = standing.contract_key(contract, version).ok_or_else(|| {
+            Distrust::Newer(format!(
+                "the vote request is signed by version {version} of the key of `{}`, and the node does not show how the key \
+                 of your genesis came to it",
+                contract.name
+            ))
+        })?;
+        let vote_request = message("vote request", signed.verify(key))?;
+        let transitions = standing.transitions(&KeyName::Contract(contract.name.clone()));
+        same("the key version in force", &version, &version_at(transitions, vote_request.opened))?;
         same("the ledger of the vote request", &vote_request.chain, &contract.chain)?;
         if vote_request.policy != contract.policy.digest() {
             return Err(Distrust::Newer(format!(
@@ -285,6 +307,7 @@ mod tests {
             definition: None,
             start: Some(bundle.start.clone()),
             vote_request: Some(bundle.vote_request.clone()),
+            lineage: None,
             ballots: ballots.collect(),
             decision: None,
             explain: None,

@@ -11,11 +11,14 @@ use assent_consensus::jwk::Thumbprint;
 use assent_consensus::message::{KeyVersion, RequestId};
 use assent_consensus::name::Name;
 use assent_consensus::operational_key::{Algorithm, MessageDigest, RawSignature};
+use assent_consensus::standing::Successions;
+use assent_consensus::time::UnixMillis;
 use tokio::sync::Semaphore;
 
 use super::super::vault::{Later, Vault};
 use super::log::Key;
 use crate::pins::{KeyState, PinnedKey};
+use crate::rotation::{Rotated, Rotation};
 use crate::signing::{DutyId, KeyName, Order, Purpose, SignedOrder, SigningError};
 
 #[derive(Default)]
@@ -71,8 +74,20 @@ impl Vault for Books {
         self.pages().genesis.clone()
     }
 
-    fn key(&self, name: &KeyName) -> Option<PinnedKey> {
+    fn key(&self, name: &KeyName, _now: UnixMillis) -> Option<PinnedKey> {
         self.pages().keys.get(name).map(|(_, pinned)| pinned.clone())
+    }
+
+    fn key_version(&self, name: &KeyName, version: KeyVersion, now: UnixMillis) -> Option<PinnedKey> {
+        self.key(name, now).filter(|key| key.version == version)
+    }
+
+    fn successions(&self) -> Arc<Successions> {
+        Arc::default()
+    }
+
+    fn rotate(&self, _: Rotation) -> Later<'_, Result<Rotated, SigningError>> {
+        Box::pin(async { Err(SigningError::DeviceFailed("there is no device".into())) })
     }
 
     fn is_suspended(&self, voter: Thumbprint) -> bool {

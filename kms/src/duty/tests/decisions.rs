@@ -160,7 +160,7 @@ async fn a_decision_is_signed_with_the_version_that_asked_and_only_while_it_is_t
     let duty = world.approval_duty(&asked);
     let key = contract_key("release-approval");
     world.books.pages().keys.get_mut(&key).unwrap().1.version = KeyVersion(number(2));
-    world.needs_person(duty.clone(), "other-key-version").await;
+    world.needs_person(duty.clone(), "unknown-key").await;
     world.books.pages().keys.get_mut(&key).unwrap().1.version = KeyVersion::first();
     world.books.set_state(&key, KeyState::Compromised);
     world.needs_person(duty, "key-compromised").await;

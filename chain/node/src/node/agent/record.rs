@@ -54,6 +54,9 @@ fn read(sent: &Sent, answer: DutyAnswer) -> Result<Transaction, Fate> {
         (DutyKind::Action, DutyAnswer::Performed { output, audit }, Some(decision)) => {
             Carrier::Result { decision, output, audit }
         }
+        (DutyKind::Action, DutyAnswer::Rotated { transition, audit }, _) => {
+            Carrier::Transition { transition, audit }
+        }
         (_, DutyAnswer::Retry(refusal), _) => return Err(Fate::Refused { needs_person: false, refusal }),
         (_, DutyAnswer::NeedsPerson(refusal), _) => {
             return Err(Fate::Refused { needs_person: true, refusal });
@@ -70,9 +73,14 @@ fn recorded(error: Option<SubmitError>) -> Fate {
         None => Fate::Done,
         // Somebody was faster, or it is not due any more.
         Some(SubmitError::Rejected(rejection))
-            if matches!(rejection.code, "not-called" | "not-fixed" | "not-due") =>
+            if matches!(rejection.code, "not-called" | "not-fixed" | "not-due" | "already-changed") =>
         {
             Fate::Done
+        }
+        // The log has yet to hear of the version.
+        Some(SubmitError::Rejected(rejection)) if rejection.code == "unknown-key-version" => {
+            let refusal = Refusal { reason: "not-recorded".into(), message: rejection.to_string() };
+            Fate::Refused { needs_person: false, refusal }
         }
         Some(SubmitError::Rejected(rejection)) => {
             let reason = rejection.code.to_owned();

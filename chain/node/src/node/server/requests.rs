@@ -206,6 +206,11 @@ fn view_of(api: &Api, state: &Snapshot, record: RequestRecord) -> Result<Request
         record::RequestState::Refused { why } => Some(why.to_string()),
         _ => None,
     };
+    let version = record.opened.as_ref().map(|opened| opened.key_version);
+    let lineage = match version.filter(|version| !version.is_first()) {
+        None => None,
+        Some(version) => Some(bundle::lineage(&api.ledgers, &api.places, &record.call.contract, version)?),
+    };
     let mut view = RequestView {
         revision: String::new(),
         duty: duty(api, &summary),
@@ -214,6 +219,7 @@ fn view_of(api: &Api, state: &Snapshot, record: RequestRecord) -> Result<Request
         definition: definition.map(|process| Bytes(process.definition.document().to_vec())),
         start,
         vote_request: record.vote_request,
+        lineage,
         ballots: counted.into_iter().filter_map(ballot_view).collect(),
         decision: record.decision,
         explain,
