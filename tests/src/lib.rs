@@ -9,6 +9,7 @@
 //! | [`deployment`] | a whole deployment of the real programs: token, KMS, node, people |
 //! | [`faults`] | the hunt for what a device that fails does to the KMS |
 //! | [`program`] | where the real programs are |
+//! | [`rotation`] | the hunt for what the replacing of keys breaks in cases that are under way |
 //! | [`rules`] | the hunt for policies whose ballots two evaluators count differently |
 //! | [`scripted`] | a second implementation of the agent's side, which a test can make hostile |
 //! | [`second_verifier`] | the script that checks bundles with a stock JOSE library |
@@ -20,6 +21,7 @@ pub mod crash;
 pub mod deployment;
 pub mod faults;
 pub mod program;
+pub mod rotation;
 pub mod rules;
 pub mod scripted;
 pub mod second_verifier;

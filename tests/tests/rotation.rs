@@ -152,7 +152,7 @@ fn a_compromise_voids_what_is_open_and_the_case_ends_under_the_new_key() {
         let void = desk.request_until(case.request, |view| view.summary.state.is_final()).await?;
         assert_eq!(void.summary.state, RequestState::Void);
         // The process asks again, under the new key.
-        let again = desk.next_request(&case).await?;
+        let again = desk.next_request(&case).await?.context("it has retries")?;
         let view = desk.open_request(&again).await?;
         assert_eq!(version_of(&view)?, second());
         approve(&desk, &view).await?;

@@ -64,7 +64,10 @@ impl ProcessContracts {
                 let Decision { outcome, decided, key_version, .. } = *decision;
                 let policy = self.registry().policy(contract, &decision.policy)?;
                 let act_by = decided.after(policy.act_within());
-                Answer::Decided { outcome, decision: digest, decided, act_by, key_version }
+                match self.registry().is_compromised(state, &asked.contract, key_version) {
+                    true => Answer::Void,
+                    false => Answer::Decided { outcome, decision: digest, decided, act_by, key_version },
+                }
             }
             (ConsensusEvent::DecisionRecorded { .. }, None) => {
                 return Err(Rejection::new(
@@ -118,7 +121,7 @@ impl ProcessContracts {
     }
 
     /// Goes on after an answer.
-    fn take(
+    pub(super) fn take(
         &self,
         state: &mut dyn State,
         walk: &mut Walk<'_>,

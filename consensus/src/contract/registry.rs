@@ -126,6 +126,11 @@ impl Registry {
         Err(Rejection::new("unknown-key-version", message))
     }
 
+    /// Whether a version of a contract's key is known not to be trusted.
+    pub(super) fn is_compromised(&self, state: &dyn State, contract: &Name, version: KeyVersion) -> bool {
+        compromised_at(&transitions(state, &KeyName::Contract(contract.clone())), version).is_some()
+    }
+
     /// The genesis of the deployment.
     pub(super) fn genesis(&self) -> &Genesis {
         &self.genesis

@@ -12,9 +12,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::answer::Acting;
+use super::case::{asked, put_asked};
 use super::consensus::{ConsensusContracts, LIVE};
 use super::counting::Counting;
-use super::layout::{self, DUTY, Key};
+use super::layout::{self, DUE, DUTY, Key};
 use super::process::ProcessContracts;
 use super::record::{Answer, RequestState};
 use super::registry::Registry;
@@ -136,7 +137,7 @@ impl ProcessContracts {
     ) -> Result<Vec<EventBytes>, Rejection> {
         let verified = verify(self.registry(), state, pair)?;
         let (request, asked) = self.approved(state, verified.new.decision)?;
-        self.walk_on(state, &asked, |contracts, state, walk| {
+        let mut events = self.walk_on(state, &asked, |contracts, state, walk| {
             let acting = Acting::of(walk, &asked, request, context)?;
             let subject = acting.subject(walk, &asked)?;
             let Some(Answer::Decided { decision, decided, key_version, .. }) = asked.answer else {
@@ -150,7 +151,40 @@ impl ProcessContracts {
             let change = verified.new.digest();
             walk.events.push(ProcessEvent::Changed { subject, change }.to_bytes());
             acting.done(contracts, state, walk, &asked, (change, audit), context)
-        })
+        })?;
+        if let (KeyName::Contract(contract), TransitionReason::Compromise) =
+            (&verified.key, verified.new.reason)
+        {
+            events.extend(self.void_approvals(state, contract, context)?);
+        }
+        Ok(events)
+    }
+
+    /// Has what a contract approved, and what is not done yet, asked again: its key is not trusted any more.
+    fn void_approvals(
+        &self,
+        state: &mut dyn State,
+        contract: &Name,
+        context: &Context<'_>,
+    ) -> Result<Vec<EventBytes>, Rejection> {
+        let mut events = Vec::new();
+        for (height, request, _) in DUTY.list(state, None, usize::MAX) {
+            let Some(mut asked) = asked(state, request).filter(|asked| asked.contract == *contract) else {
+                continue;
+            };
+            let Some(Answer::Decided { act_by, key_version, .. }) = asked.answer else { continue };
+            if !self.registry().is_compromised(state, contract, key_version) {
+                continue;
+            }
+            DUTY.remove(state, height, request);
+            DUE.remove(state, act_by.get(), request);
+            (asked.answer, asked.action_due) = (Some(Answer::Void), None);
+            put_asked(state, request, &asked);
+            events.extend(self.walk_on(state, &asked, |contracts, state, walk| {
+                contracts.take(state, walk, &asked, request, &Answer::Void, context)
+            })?);
+        }
+        Ok(events)
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use assent_tests::{chance, crash, faults, rules};
+use assent_tests::{chance, crash, faults, rotation, rules};
 use clap::{Args, Parser, Subcommand};
 
 /// Long hunts; each ends with "N passed, N failed", and says how to repeat what failed
@@ -21,6 +21,8 @@ enum Campaign {
     Rules(#[command(flatten)] Extent),
     /// `kill -9` of node or KMS at random moments of running cases, and a restart
     Crash(#[command(flatten)] Extent),
+    /// Cases that go on while their keys are replaced, three times each, and one is compromised
+    Rotation(#[command(flatten)] Extent),
     /// A PKCS#11 module that fails: every return code of every function once, or with --count, signatures under faults by chance
     Faults {
         #[command(flatten)]
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
     let ended = match Arguments::parse().campaign {
         Campaign::Rules(extent) => rules::run(extent.count(1_000), extent.seed()),
         Campaign::Crash(extent) => crash::run(extent.count(50), extent.seed()),
+        Campaign::Rotation(extent) => rotation::run(extent.count(5_000), extent.seed()),
         Campaign::Faults { extent, minutes, table } => match extent.count {
             Some(count) => faults::soak::run(count, Duration::from_secs(60 * minutes), extent.seed()),
             None => faults::matrix::run(&table),

@@ -165,19 +165,22 @@ impl Desk {
         self.request_until(case.request, |view| view.summary.state != RequestState::Called).await
     }
 
-    /// The case with its next request, once there is one.
+    /// The case with the request that it makes after this one; nothing if it ends without.
     ///
     /// # Errors
     /// It takes too long.
-    pub async fn next_request(&self, case: &Case) -> Result<Case> {
+    pub async fn next_request(&self, case: &Case) -> Result<Option<Case>> {
         let next = |view: &CaseView| {
-            view.requests.iter().map(|asked| asked.request).find(|next| *next != case.request)
+            let mut later = view.requests.iter().skip_while(|asked| asked.request != case.request);
+            later.nth(1).map(|asked| asked.request)
         };
+        let ended = |view: &CaseView| matches!(view.summary.state, CaseState::Ended { .. });
         let fetch = |since: Option<Since>| async move {
             self.client.case(case.requester, &case.name, since.as_ref()).await
         };
-        let view = self.until(fetch, |view| next(view).is_some(), |view| &view.revision).await?;
-        Ok(Case { request: next(&view).context("it was asked again")?, ..case.clone() })
+        let view =
+            self.until(fetch, |view| ended(view) || next(view).is_some(), |view| &view.revision).await?;
+        Ok(next(&view).map(|request| Case { request, ..case.clone() }))
     }
 
     /// Waits until a case has ended.

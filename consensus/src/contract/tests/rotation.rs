@@ -169,6 +169,38 @@ fn a_compromise_ends_what_is_open_and_the_case_asks_again() {
     assert!(matches!(world.state(again), RequestState::Decided { outcome: Outcome::Approved, .. }));
 }
 
+#[test]
+fn what_a_compromised_key_approved_and_is_not_done_is_asked_again() {
+    let mut world = World::new();
+    let acting = world.open("board-signing", "acting");
+    let decided = world.open("board-signing", "decided");
+    for request in [acting, decided] {
+        world.vote(request, 3, Choice::Approve).unwrap();
+    }
+    world.later(2 * HOUR).tick();
+    world.decide(acting);
+    world.answer(acting).unwrap();
+    world.decide(decided);
+    world.rotate("board-compromised", "emergency");
+    // The one was about to be done; the other's answer comes when nobody trusts it any more.
+    world.answer(decided).unwrap();
+    for (case, void) in [("acting", acting), ("decided", decided)] {
+        let again = world.asked(case);
+        assert_ne!(again, void);
+        let asked = query::case_request(&world.processes.state, void).unwrap().asked;
+        assert_eq!(asked.answer, Some(super::super::record::Answer::Void));
+        world.open_request(again);
+        world.vote(again, 3, Choice::Approve).unwrap();
+        world.later(2 * HOUR).tick();
+        world.decide(again);
+        world.answer(again).unwrap();
+        assert!(
+            query::pending_duties(&world.processes.state, None, 10).iter().any(|due| due.request == again)
+        );
+    }
+    assert!(!query::pending_duties(&world.processes.state, None, 10).iter().any(|due| due.request == acting));
+}
+
 /// Changes what a transition says, and who signs it.
 type Change = fn(&World, &mut KeyTransition);
 

@@ -78,7 +78,7 @@ impl World {
             voter(9, &requester, "engineers"),
         );
         let board_policy = format!(
-            "name = \"board\"\nkinds = [\"record\"]\ndeadline = \"24h\"\n\
+            "name = \"board\"\nkinds = [\"record\", \"sign\"]\ndeadline = \"24h\"\n\
              rule = {{ then = [{{ at_least = 1, of = \"counsel\" }}, {{ no_veto = \"officers\", for = \"1h\" }}] }}\n{}{}{}",
             voter(3, &voters[3], "counsel"),
             voter(4, &voters[4], "officers"),
@@ -103,6 +103,9 @@ impl World {
         let record = "[[step]]\nname = \"question\"\nask = \"board\"\n\
                       subject = { kind = \"record\", title = \"{name}\" }\nretries = 1\non_rejected = \"appeal\"\n\
                       [[step]]\nname = \"appeal\"\nask = \"board\"\nsubject = { kind = \"record\", title = \"again: {name}\" }\n";
+        let board_sign = "[[step]]\nname = \"approval\"\nask = \"board\"\n\
+                          subject = { kind = \"sign\", key = \"minutes\", name = \"{name}\", digest = \"{artifact}\", \
+                          size = \"{size}\" }\nretries = 1\n[[step]]\nname = \"signature\"\nact = \"approval\"\n";
         let policy = "[[step]]\nname = \"approval\"\nask = \"release-approval\"\n\
                       subject = { kind = \"change-policy\", contract = \"release-approval\", from = \"{artifact}\", \
                       to = \"{artifact}\" }\n";
@@ -123,6 +126,15 @@ impl World {
             key: key.public.clone(),
             attestation: Some(vec![Bytes(vec![0x30, 3, 2, 1, 5])]),
         };
+        let operational = |id: &str, governor: &str, key: &Key| KeyDocument {
+            name: name(id),
+            governed_by: name(governor),
+            alg: Algorithm::ES256,
+            format,
+            key: key.public.clone().into(),
+            attestation: Some(vec![Bytes(vec![0x30, 3, 2, 1, 5])]),
+            adopted: false,
+        };
         let document = GenesisDocument {
             version: number(1),
             name: name("test"),
@@ -138,20 +150,16 @@ impl World {
                 process("hotfix-signing", sign),
                 process("minutes", record),
                 process("new-rules", policy),
+                process("board-signing", board_sign),
                 process("rotate-release", &rotate("key = \"release\"", "every year")),
                 process("rotate-approval", &rotate("contract = \"release-approval\"", "every year")),
                 process("rotate-board", &rotate("contract = \"board\"", "every year")),
                 process("board-compromised", &rotate("contract = \"board\"", "compromise")),
             ],
-            keys: vec![KeyDocument {
-                name: name("release"),
-                governed_by: name("release-approval"),
-                alg: Algorithm::ES256,
-                format,
-                key: release.public.clone().into(),
-                attestation: Some(vec![Bytes(vec![0x30, 3, 2, 1, 5])]),
-                adopted: false,
-            }],
+            keys: vec![
+                operational("release", "release-approval", &release),
+                operational("minutes", "board", &Key::new(8)),
+            ],
             recovery: Some(Recovery {
                 threshold: number(1),
                 keys: vec![Key::new(7).public],

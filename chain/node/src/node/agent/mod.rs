@@ -17,7 +17,7 @@ mod record;
 use std::sync::Arc;
 use std::time::Duration;
 
-use assent_consensus::duty::Refusal;
+use assent_consensus::duty::{Refusal, TrustedHeaders};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -181,8 +181,8 @@ impl Agent {
     async fn perform(self: Arc<Self>, duties: Vec<QueuedDuty>) -> Outcome {
         let mut tries = 0;
         let (batch, answers) = loop {
-            let batch = match self.clone().prepare(duties.clone()).await {
-                Ok(batch) => batch,
+            let (trusted, batch) = match self.clone().prepare(duties.clone()).await {
+                Ok(prepared) => prepared,
                 Err(error) => return failed(duties, error),
             };
             if batch.is_empty() {
@@ -192,7 +192,11 @@ impl Agent {
             match self.kms.duties(batch.message()).await {
                 Ok(report) => break (batch, report.answers),
                 // Another batch may have brought newer headers since these proofs were made.
-                Err(KmsError::Refused(_)) if tries < FRESH_TRIES => {}
+                Err(KmsError::Refused(body)) => match self.kms.trusted().await {
+                    Ok(now) if now != trusted && tries < FRESH_TRIES => {}
+                    Ok(now) if now != trusted => return failed(duties, KmsError::Busy(body)),
+                    _ => return failed(duties, KmsError::Refused(body)),
+                },
                 Err(error) => return failed(duties, error),
             }
         };
@@ -202,14 +206,15 @@ impl Agent {
     }
 
     /// Makes the proofs for a batch, tied to what the KMS trusts.
-    async fn prepare(self: Arc<Self>, duties: Vec<QueuedDuty>) -> Result<Batch, KmsError> {
+    async fn prepare(self: Arc<Self>, duties: Vec<QueuedDuty>) -> Result<(TrustedHeaders, Batch), KmsError> {
         let trusted = self.kms.trusted().await?;
-        let kept = duties.clone();
+        let (kept, known) = (duties.clone(), trusted.clone());
         let made =
-            tokio::task::spawn_blocking(move || Batch::make(&self.ledgers, &self.places, &trusted, duties));
-        Ok(made
-            .await
-            .unwrap_or_else(|_| Batch::unsent(faulty(kept, "the proofs for the KMS could not be made"))))
+            tokio::task::spawn_blocking(move || Batch::make(&self.ledgers, &self.places, &known, duties));
+        let made = made.await;
+        let batch =
+            made.unwrap_or_else(|_| Batch::unsent(faulty(kept, "the proofs for the KMS could not be made")));
+        Ok((trusted, batch))
     }
 
     /// Keeps account of a batch; gives why the KMS could not be reached.

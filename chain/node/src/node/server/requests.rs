@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use assent_consensus::bundle::Lineage;
 use assent_consensus::contract::query::{self, Filter, RequestRecord};
 use assent_consensus::contract::record;
 use assent_consensus::digest::Digest;
@@ -11,7 +12,7 @@ use assent_consensus::genesis::ContractEntry;
 use assent_consensus::json;
 use assent_consensus::jwk::Thumbprint;
 use assent_consensus::jws::Signed;
-use assent_consensus::message::{Ballot, CountedMessage, RequestId};
+use assent_consensus::message::{Ballot, CountedMessage, KeyVersion, RequestId};
 use assent_consensus::name::Name;
 use assent_consensus::policy::{Policy, Tally};
 use assent_consensus::time::UnixMillis;
@@ -173,10 +174,25 @@ fn view(api: &Api, request: RequestId) -> Result<RequestView, Problem> {
         let record = query::request(&state, request);
         state.verified()?;
         if let Some(record) = record {
-            return view_of(api, &state, record);
+            let opened = record.opened.as_ref().map(|opened| (opened.contract.clone(), opened.key_version));
+            let mut view = view_of(api, &state, record)?;
+            // A snapshot holds a connection, and the lineage takes others.
+            drop(state);
+            view.lineage = lineage(api, opened)?;
+            return Ok(view);
         }
     }
     Err(Problem::not_found("unknown-request", format!("there is no request `{request}`")))
+}
+
+/// How the key that opened a request came to be, unless it is the one of genesis.
+fn lineage(api: &Api, opened: Option<(Name, KeyVersion)>) -> Result<Option<Lineage>, Problem> {
+    match opened.filter(|(_, version)| !version.is_first()) {
+        None => Ok(None),
+        Some((contract, version)) => {
+            Ok(Some(bundle::lineage(&api.ledgers, &api.places, &contract, version)?))
+        }
+    }
 }
 
 fn view_of(api: &Api, state: &Snapshot, record: RequestRecord) -> Result<RequestView, Problem> {
@@ -206,11 +222,6 @@ fn view_of(api: &Api, state: &Snapshot, record: RequestRecord) -> Result<Request
         record::RequestState::Refused { why } => Some(why.to_string()),
         _ => None,
     };
-    let version = record.opened.as_ref().map(|opened| opened.key_version);
-    let lineage = match version.filter(|version| !version.is_first()) {
-        None => None,
-        Some(version) => Some(bundle::lineage(&api.ledgers, &api.places, &record.call.contract, version)?),
-    };
     let mut view = RequestView {
         revision: String::new(),
         duty: duty(api, &summary),
@@ -219,7 +230,7 @@ fn view_of(api: &Api, state: &Snapshot, record: RequestRecord) -> Result<Request
         definition: definition.map(|process| Bytes(process.definition.document().to_vec())),
         start,
         vote_request: record.vote_request,
-        lineage,
+        lineage: None,
         ballots: counted.into_iter().filter_map(ballot_view).collect(),
         decision: record.decision,
         explain,
