@@ -31,6 +31,8 @@ pub(crate) struct Token {
     pub keys: BTreeMap<ObjectId, SigningKey>,
     pub marks: Vec<EpochMark>,
     pub is_gone: bool,
+    /// It is taken out after so many calls.
+    pub gone_after: Option<u32>,
     /// It signs something else than it is asked for.
     pub signs_wrongly: bool,
     /// The next marks are written, and yet it says that it failed.
@@ -48,7 +50,13 @@ impl MemoryToken {
     }
 
     fn present(&self) -> Result<MutexGuard<'_, Token>, DeviceError> {
-        let token = self.token();
+        let mut token = self.token();
+        if let Some(left) = token.gone_after.as_mut() {
+            match left.checked_sub(1) {
+                Some(fewer) => *left = fewer,
+                None => token.is_gone = true,
+            }
+        }
         if token.is_gone { Err(DeviceError::Gone("taken out".into())) } else { Ok(token) }
     }
 }

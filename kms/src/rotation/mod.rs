@@ -290,3 +290,6 @@ fn log_state(
     };
     batch.append(&entry).map(drop)
 }
+
+#[cfg(test)]
+mod tests;

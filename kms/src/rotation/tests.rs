@@ -1,0 +1,121 @@
+//! Rotations that are cut short at each step, and what is in force meanwhile.
+
+use assent_consensus::operational_key::{Algorithm, VerificationKey};
+
+use super::*;
+use crate::device::Device as _;
+use crate::store::NewKey;
+use crate::testing::{NOW, SmallKms, main_device, release};
+
+const GENESIS: &[u8] = include_bytes!("../../../tests/vectors/flat.genesis.json");
+const DAY: u64 = 24 * 3_600_000;
+
+fn governor() -> Name {
+    "release-approval".parse().expect("a name")
+}
+
+/// A KMS that is pinned, with the key of the governing contract.
+async fn pinned() -> SmallKms {
+    let kms = SmallKms::new().await;
+    let (object, public_key) = kms.token.clone().generate("", KeyKind::P256).expect("a key");
+    let (name, at) = (KeyName::Contract(governor()), UnixMillis::new(NOW));
+    let key = NewKey {
+        device: main_device(),
+        object,
+        name: name.clone(),
+        version: KeyVersion::first(),
+        public_key: VerificationKey::new(Algorithm::ES256, public_key).expect("it fits"),
+        is_adopted: false,
+        created: at,
+    };
+    let written = kms.writer.write(move |batch| {
+        batch.insert_genesis(GENESIS, at)?;
+        batch.insert_key(&key)?;
+        batch.activate_key(&name, key.version, None, &Digest::ZERO, at)
+    });
+    written.await.expect("written");
+    kms.pins.reload(&kms.store()).expect("read");
+    kms
+}
+
+fn rotations(kms: &SmallKms) -> Rotations {
+    let clock: Clock = Arc::new(|| UnixMillis::new(NOW));
+    let directory = kms.directory.path().to_owned();
+    let (pins, writer, devices) = (kms.pins.clone(), kms.writer.clone(), kms.devices.clone());
+    Rotations::new(pins, kms.signing.clone(), writer, devices, directory, clock).expect("readable")
+}
+
+fn rotation(request: u8, reason: TransitionReason) -> Rotation {
+    Rotation {
+        request: RequestId(Digest::of(&[request])),
+        key: release(),
+        reason,
+        governor: governor(),
+        governor_version: KeyVersion::first(),
+        decision: Digest::of(&[request, request]),
+        decided: UnixMillis::new(NOW),
+        overlap: Millis::new(DAY),
+    }
+}
+
+fn version_at(kms: &SmallKms, moment: u64) -> (u64, KeyState) {
+    let key = kms.pins.key(&release(), UnixMillis::new(moment)).expect("there is one");
+    (key.version.0.get(), key.state)
+}
+
+#[tokio::test]
+async fn a_rotation_that_is_cut_short_anywhere_goes_on_where_it_stopped() {
+    let mut cut_short = 0;
+    for calls in 0..8 {
+        let kms = pinned().await;
+        let before = kms.token.token().keys.len();
+        kms.token.token().gone_after = Some(calls);
+        let first = rotations(&kms).rotate(rotation(1, TransitionReason::Rotation)).await;
+        cut_short += usize::from(first.is_err());
+        // As after a power cut, with the token in again.
+        let kms = kms.restart();
+        (kms.token.token().gone_after, kms.token.token().is_gone) = (None, false);
+        let rotated = rotations(&kms).rotate(rotation(1, TransitionReason::Rotation)).await.expect("rotated");
+        let again = rotations(&kms).rotate(rotation(1, TransitionReason::Rotation)).await.expect("the same");
+        assert_eq!(again.transition, rotated.transition, "{calls} calls");
+        assert!(first.is_err() || first.is_ok_and(|first| first.transition == rotated.transition));
+        assert_eq!(kms.token.token().keys.len(), before + 1, "one new key after {calls} calls");
+        assert_eq!(version_at(&kms, NOW), (1, KeyState::Active));
+        assert_eq!(version_at(&kms, NOW + LEAD.get()), (2, KeyState::Active));
+        kms.settled().await;
+        let successions = kms.store().successions().expect("read");
+        assert_eq!(successions.of(&release()).len(), 1);
+        let pair =
+            assent_consensus::jws::Signed::<KeyTransition>::from_jws(rotated.transition.new).expect("one");
+        assert_eq!(pair.unverified(), &successions.of(&release())[0]);
+    }
+    assert!(cut_short >= 3, "generation and both signatures: {cut_short}");
+}
+
+#[tokio::test]
+async fn nothing_is_begun_with_the_old_version_while_the_new_one_is_not_signed_yet() {
+    let kms = pinned().await;
+    // The token goes after the key was generated.
+    kms.token.token().gone_after = Some(2);
+    rotations(&kms).rotate(rotation(1, TransitionReason::Compromise)).await.expect_err("no token");
+    let kms = kms.restart();
+    assert_eq!(version_at(&kms, NOW + 1), (2, KeyState::PreActivation));
+    // Another rotation of the key waits for it.
+    (kms.token.token().gone_after, kms.token.token().is_gone) = (None, false);
+    let other = rotations(&kms).rotate(rotation(2, TransitionReason::Rotation)).await;
+    assert_eq!(other, Err(SigningError::Busy));
+    rotations(&kms).rotate(rotation(1, TransitionReason::Compromise)).await.expect("rotated");
+    assert_eq!(version_at(&kms, NOW + 1), (2, KeyState::Active));
+    let old = kms.pins.key_row(&release(), KeyVersion::first()).expect("it is kept");
+    assert_eq!(old.state, KeyState::Compromised);
+}
+
+#[tokio::test]
+async fn the_old_version_is_deactivated_when_what_it_has_begun_is_over() {
+    let kms = pinned().await;
+    rotations(&kms).rotate(rotation(1, TransitionReason::Rotation)).await.expect("rotated");
+    let old = kms.pins.key_row(&release(), KeyVersion::first()).expect("it is kept");
+    let retires = NOW + LEAD.get() + DAY;
+    assert_eq!(kms.pins.state_at(&old, UnixMillis::new(retires - 1)), KeyState::Active);
+    assert_eq!(kms.pins.state_at(&old, UnixMillis::new(retires)), KeyState::Deactivated);
+}
