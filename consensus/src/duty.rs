@@ -91,6 +91,13 @@ pub enum DutyAnswer {
         /// The head of the audit log after them.
         audit: Digest,
     },
+    /// What a governing contract changed.
+    Changed {
+        /// Its statement.
+        change: Jws,
+        /// The head of the audit log after its signature.
+        audit: Digest,
+    },
     /// Not now: the same duty may be done later.
     Retry(Refusal),
     /// Not without a person.

@@ -69,6 +69,13 @@ pub enum Carrier {
         /// The KMS's audit head after those signatures.
         audit: Digest,
     },
+    /// To the process ledger: the statement of what an approved `destroy-key` changed.
+    Change {
+        /// The message.
+        change: Jws,
+        /// The KMS's audit head after its signature.
+        audit: Digest,
+    },
     /// To the consensus ledger: a key transition, by the `changed` event of the process ledger.
     RelayedTransition {
         /// The two messages.
@@ -94,6 +101,7 @@ impl Carrier {
             Carrier::VoteRequest { audit, .. }
             | Carrier::Decision { audit, .. }
             | Carrier::Transition { audit, .. }
+            | Carrier::Change { audit, .. }
             | Carrier::Result { audit, .. } => Some(*audit),
             Carrier::Call { .. } | Carrier::Answer { .. } | Carrier::RelayedTransition { .. } => None,
         }

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::admin::{self, Admin};
 use crate::audit::Entry;
+use crate::changes::ApprovedChanges;
 use crate::config::{Config, DeviceConfig, DriverConfig};
 use crate::device::pkcs11::Pkcs11Driver;
 use crate::device::yubihsm::{LogKeeper, YubiHsmDriver, YubiHsmSettings};
@@ -25,7 +26,6 @@ use crate::duty::{self, Engine};
 use crate::epoch::{self, EpochError};
 use crate::pin::{PinError, PinSource};
 use crate::pins::{KeyState, Pins};
-use crate::rotation::Rotations;
 use crate::signing::{Clock, EpochBell, Signing};
 use crate::sockets::{Socket, SocketError};
 use crate::store::{self, DirectoryLock, KeyRow, Store, StoreError, Writer};
@@ -267,7 +267,7 @@ pub async fn serve(config: Config) -> Result<(), DaemonError> {
     let signing = Signing::new(pins.clone(), writer.clone(), reader, devices.clone(), clock.clone());
     let signing = Arc::new(signing.with_epoch_bell(bell));
     tokio::spawn(epoch::keep_advancing(writer.clone(), devices.clone(), identity.instance, epoch, due));
-    let rotations = Rotations::new(
+    let changes = ApprovedChanges::new(
         pins.clone(),
         signing.clone(),
         writer.clone(),
@@ -275,8 +275,7 @@ pub async fn serve(config: Config) -> Result<(), DaemonError> {
         directory.clone(),
         clock.clone(),
     )?;
-    let engine =
-        Arc::new(Engine::new(pins.clone(), signing, rotations, clock.clone(), config.decision_grace));
+    let engine = Arc::new(Engine::new(pins.clone(), signing, changes, clock.clone(), config.decision_grace));
     let admin = Arc::new(Admin::new(pins.clone(), writer, devices.clone(), directory.clone(), clock));
     let ended = listen(&config, duty::router(engine), admin::router(admin), &pins).await;
     for (name, pool) in devices.iter() {

@@ -8,6 +8,7 @@
 
 pub mod admin;
 pub mod audit;
+pub mod changes;
 pub mod cli;
 pub mod config;
 pub mod daemon;
@@ -20,7 +21,6 @@ mod generation;
 pub mod pin;
 pub mod pins;
 mod recent;
-pub mod rotation;
 pub mod signing;
 pub mod sockets;
 pub mod store;

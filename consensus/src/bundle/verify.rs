@@ -74,6 +74,13 @@ pub enum Act<'g> {
         /// Why.
         reason: TransitionReason,
     },
+    /// A version of a key is destroyed.
+    DestroyKey {
+        /// The key.
+        key: KeyName,
+        /// The version.
+        version: KeyVersion,
+    },
 }
 
 /// Verifies a bundle under `genesis`, its history and its result too if there is one. `signatures` says which count:
@@ -177,6 +184,9 @@ impl<'g> VerifiedBundle<'g> {
             }
             (subject @ Subject::RotateKey { .. }, Some(key)) => {
                 Act::RotateKey { key, reason: reason_of(subject) }
+            }
+            (Subject::DestroyKey { version, .. }, Some(key)) => {
+                Act::DestroyKey { key, version: KeyVersion(*version) }
             }
             _ => return Err(BundleError::NothingToSign(kind)),
         };

@@ -411,6 +411,7 @@ impl Contract for ConsensusContracts {
                 }
                 Carrier::Answer { .. } => Err(super::not_taken("answer")),
                 Carrier::Transition { .. } => Err(super::not_taken("transition")),
+                Carrier::Change { .. } => Err(super::not_taken("change")),
                 Carrier::Result { .. } => Err(super::not_taken("result")),
             },
             Content::Attachment => Err(super::not_taken("attachment")),

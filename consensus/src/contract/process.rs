@@ -381,6 +381,7 @@ impl Contract for ProcessContracts {
                 Carrier::Transition { transition, audit } => {
                     self.transition(state, transition, *audit, context)
                 }
+                Carrier::Change { change, audit } => self.change(state, change, *audit, context),
                 Carrier::RelayedTransition { .. } => Err(super::not_taken("relayed-transition")),
                 Carrier::Call { .. } => Err(super::not_taken("call")),
                 Carrier::VoteRequest { .. } => Err(super::not_taken("vote-request")),

@@ -25,8 +25,8 @@ use crate::bundle::TransitionPair;
 use crate::digest::Digest;
 use crate::event::{ConsensusEvent, EventBytes, ProcessEvent};
 use crate::header::Inclusion;
-use crate::jws::Signed;
-use crate::message::{KeyTransition, RequestId, TransitionReason};
+use crate::jws::{Jws, Signed};
+use crate::message::{Change, KeyTransition, RequestId, TransitionReason};
 use crate::name::Name;
 use crate::standing::{KeyName, Standing, Successions};
 use crate::subject::Subject;
@@ -158,6 +158,37 @@ impl ProcessContracts {
             events.extend(self.void_approvals(state, contract, context)?);
         }
         Ok(events)
+    }
+
+    /// Takes the governing contract's statement that a key was destroyed: the result of its case, and nothing more, since a
+    /// version that is destroyed has signed nothing for long.
+    pub(super) fn change(
+        &self,
+        state: &mut dyn State,
+        jws: &Jws,
+        audit: Digest,
+        context: &Context<'_>,
+    ) -> Result<Vec<EventBytes>, Rejection> {
+        let signed = Signed::<Change>::from_jws(jws.clone())?;
+        self.registry().check_deployment(signed.unverified().deployment)?;
+        let (request, asked) = self.approved(state, signed.unverified().decision)?;
+        self.walk_on(state, &asked, |contracts, state, walk| {
+            let acting = Acting::of(walk, &asked, request, context)?;
+            let subject = acting.subject(walk, &asked)?;
+            let Some(Answer::Decided { key_version, .. }) = asked.answer else {
+                return Err(Rejection::new("not-due", "the case has no decision"));
+            };
+            let registry = contracts.registry();
+            let key = registry.contract_key(state, registry.contract(&asked.contract)?, key_version)?;
+            let change = signed.verify_with(&key, context.checked)?;
+            if change.subject != subject || !matches!(subject, Subject::DestroyKey { .. }) {
+                let message = "the change is not what was approved";
+                return Err(Rejection::new("not-approved", message));
+            }
+            let change = change.digest();
+            walk.events.push(ProcessEvent::Changed { subject, change }.to_bytes());
+            acting.done(contracts, state, walk, &asked, (change, audit), context)
+        })
     }
 
     /// Has what a contract approved, and what is not done yet, asked again: its key is not trusted any more.

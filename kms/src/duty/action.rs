@@ -13,7 +13,7 @@ use assent_consensus::vote::Outcome;
 use super::checker::{Checker, Task, check_active, check_trusted};
 use super::order::{Prepared, orders_message};
 use super::refusal::{Refused, other_order};
-use crate::rotation::Rotation;
+use crate::changes::{Destruction, Mandate, Rotation};
 use crate::signing::{KeyName, Purpose};
 
 /// What the process ledger says is to be done.
@@ -50,6 +50,10 @@ impl Checker {
                 Ok(Task::Sign(Prepared::artifact(&entry.name, &key, artifact)))
             }
             Act::RotateKey { key, reason } => Ok(Task::Rotate(self.rotation(&approval, key, reason)?)),
+            Act::DestroyKey { key, version } => {
+                let (mandate, subject) = (mandate(&approval), approval.subject().clone());
+                Ok(Task::Destroy(Destruction { mandate, key, version, subject }))
+            }
         }
     }
 
@@ -74,22 +78,13 @@ impl Checker {
                 None
             }
         };
-        let (governor, decision) = (approval.contract, &approval.decision);
+        let governor = approval.contract;
         let deadline = target.unwrap_or(governor).policy.deadline();
         let overlap = deadline
             .get()
             .saturating_add(governor.policy.act_within().get())
             .saturating_add(self.grace.get());
-        Ok(Rotation {
-            request: decision.request,
-            key,
-            reason,
-            governor: governor.name.clone(),
-            governor_version: decision.key_version,
-            decision: decision.digest(),
-            decided: decision.decided,
-            overlap: Millis::new(overlap),
-        })
+        Ok(Rotation { mandate: mandate(approval), key, reason, overlap: Millis::new(overlap) })
     }
 
     /// Checks what a bundle cannot show: that what the contract signed is what this KMS ordered, with a key that is still
@@ -109,7 +104,8 @@ impl Checker {
             self.check_not_suspended(ballot.jws.kid(), "ballot")?;
         }
         let kind = approval.subject().kind();
-        let is_done_here = matches!(kind, SubjectKind::Sign | SubjectKind::RotateKey);
+        let is_done_here =
+            matches!(kind, SubjectKind::Sign | SubjectKind::RotateKey | SubjectKind::DestroyKey);
         if approval.decision.outcome == Outcome::Approved && !is_done_here {
             return Err(not_supported(kind));
         }
@@ -124,6 +120,17 @@ impl Checker {
         let message =
             format!("what the request `{request}` approved was to be done before {act_by}, and it is {now}");
         Err(Refused::person("lapsed", message))
+    }
+}
+
+fn mandate(approval: &VerifiedBundle<'_>) -> Mandate {
+    let decision = &approval.decision;
+    Mandate {
+        request: decision.request,
+        governor: approval.contract.name.clone(),
+        governor_version: decision.key_version,
+        decision: decision.digest(),
+        decided: decision.decided,
     }
 }
 

@@ -20,8 +20,8 @@ use super::order::Prepared;
 use super::refusal::Refused;
 use super::vault::Vault;
 use super::verified::VerifiedSignatures;
+use crate::changes::{Destruction, Rotation};
 use crate::pins::{KeyState, PinnedKey};
-use crate::rotation::Rotation;
 use crate::signing::{DutyId, KeyName, Order, Purpose};
 
 /// How far a moment on a ledger may lie ahead of the KMS's clock.
@@ -54,6 +54,8 @@ pub(super) enum Task {
     Sign(Prepared),
     /// A key is followed by its next version.
     Rotate(Rotation),
+    /// A version of a key is destroyed.
+    Destroy(Destruction),
 }
 
 impl Checker {

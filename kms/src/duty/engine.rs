@@ -19,8 +19,8 @@ use super::order::Prepared;
 use super::refusal::{BatchRefusal, Refusals, Refused, other_order};
 use super::vault::{KmsVault, Vault};
 use super::verified::VerifiedSignatures;
+use crate::changes::{ApprovedChanges, Destroyed, Destruction, Rotated, Rotation};
 use crate::pins::Pins;
-use crate::rotation::{Rotated, Rotation, Rotations};
 use crate::signing::{DutyId, Order, Purpose, SignedOrder, Signing, SigningError};
 
 /// The most batches that are under way at once; what comes above is told to come again.
@@ -53,11 +53,11 @@ impl Engine {
     pub fn new(
         pins: Pins,
         signing: Arc<Signing>,
-        rotations: Rotations,
+        changes: ApprovedChanges,
         clock: Arc<dyn Fn() -> UnixMillis + Send + Sync>,
         grace: Millis,
     ) -> Engine {
-        Engine::with(Arc::new(KmsVault { pins, signing, rotations }), clock, grace)
+        Engine::with(Arc::new(KmsVault { pins, signing, changes }), clock, grace)
     }
 
     pub(super) fn with(
@@ -154,6 +154,7 @@ impl Desk {
                 let done = match task {
                     Task::Sign(prepared) => self.sign(prepared).await,
                     Task::Rotate(rotation) => self.rotate(rotation).await,
+                    Task::Destroy(destruction) => self.destroy(destruction).await,
                 };
                 match done {
                     Ok(answer) => return answer,
@@ -196,6 +197,11 @@ impl Desk {
     async fn rotate(&self, rotation: Rotation) -> Result<DutyAnswer, Refused> {
         let Rotated { transition, audit } = self.vault.rotate(rotation).await?;
         Ok(DutyAnswer::Rotated { transition, audit })
+    }
+
+    async fn destroy(&self, destruction: Destruction) -> Result<DutyAnswer, Refused> {
+        let Destroyed { change, audit } = self.vault.destroy(destruction).await?;
+        Ok(DutyAnswer::Changed { change, audit })
     }
 
     /// The answer that carries a signature, which the signing service has verified.

@@ -64,6 +64,7 @@ pub(super) fn other_order(purpose: Purpose, request: RequestId) -> Refused {
         Purpose::Decision => ("other-decision", "another decision"),
         Purpose::Action => ("other-action", "another signature"),
         Purpose::TransitionFirst | Purpose::TransitionNew => ("other-transition", "another key transition"),
+        Purpose::Change => ("other-change", "another change"),
     };
     Refused::person(reason, format!("{what} was recorded for the request `{request}`"))
 }

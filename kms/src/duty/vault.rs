@@ -12,8 +12,8 @@ use assent_consensus::name::Name;
 use assent_consensus::standing::Successions;
 use assent_consensus::time::UnixMillis;
 
+use crate::changes::{ApprovedChanges, Destroyed, Destruction, Rotated, Rotation};
 use crate::pins::{PinnedKey, Pins};
-use crate::rotation::{Rotated, Rotation, Rotations};
 use crate::signing::{DutyId, KeyName, Order, Purpose, SignedOrder, Signing, SigningError};
 
 /// What comes later.
@@ -26,6 +26,7 @@ pub(super) trait Vault: Send + Sync {
     fn key_version(&self, name: &KeyName, version: KeyVersion, now: UnixMillis) -> Option<PinnedKey>;
     fn successions(&self) -> Arc<Successions>;
     fn rotate(&self, rotation: Rotation) -> Later<'_, Result<Rotated, SigningError>>;
+    fn destroy(&self, destruction: Destruction) -> Later<'_, Result<Destroyed, SigningError>>;
     fn is_suspended(&self, voter: Thumbprint) -> bool;
     fn is_released(&self, request: RequestId) -> bool;
     fn trusted(&self) -> TrustedHeaders;
@@ -45,7 +46,7 @@ pub(super) trait Vault: Send + Sync {
 pub(super) struct KmsVault {
     pub(super) pins: Pins,
     pub(super) signing: Arc<Signing>,
-    pub(super) rotations: Rotations,
+    pub(super) changes: ApprovedChanges,
 }
 
 impl Vault for KmsVault {
@@ -66,7 +67,11 @@ impl Vault for KmsVault {
     }
 
     fn rotate(&self, rotation: Rotation) -> Later<'_, Result<Rotated, SigningError>> {
-        Box::pin(self.rotations.rotate(rotation))
+        Box::pin(self.changes.rotate(rotation))
+    }
+
+    fn destroy(&self, destruction: Destruction) -> Later<'_, Result<Destroyed, SigningError>> {
+        Box::pin(self.changes.destroy(destruction))
     }
 
     fn is_suspended(&self, voter: Thumbprint) -> bool {

@@ -45,23 +45,26 @@ pub enum Purpose {
     TransitionFirst,
     /// The new key says the same.
     TransitionNew,
+    /// The governing contract says what it changed.
+    Change,
 }
 
 impl Purpose {
     /// Every purpose.
-    pub const ALL: [Purpose; 5] = [
+    pub const ALL: [Purpose; 6] = [
         Purpose::VoteRequest,
         Purpose::Decision,
         Purpose::Action,
         Purpose::TransitionFirst,
         Purpose::TransitionNew,
+        Purpose::Change,
     ];
 
     /// Whether a signature is on disk before it is released.
     const fn awaits_result(self) -> bool {
         match self {
             Purpose::VoteRequest | Purpose::Decision => false,
-            Purpose::Action | Purpose::TransitionFirst | Purpose::TransitionNew => true,
+            Purpose::Action | Purpose::TransitionFirst | Purpose::TransitionNew | Purpose::Change => true,
         }
     }
 
@@ -73,6 +76,7 @@ impl Purpose {
             Purpose::Action => "action",
             Purpose::TransitionFirst => "transition-first",
             Purpose::TransitionNew => "transition-new",
+            Purpose::Change => "change",
         }
     }
 }
@@ -198,6 +202,18 @@ pub enum SigningError {
         /// Its state.
         state: KeyState,
     },
+    /// The key is still needed.
+    #[error(
+        "version {version} of {key} is {state}: it is destroyed when it is deactivated or compromised, not before"
+    )]
+    KeyInUse {
+        /// Which.
+        key: KeyName,
+        /// Which version.
+        version: KeyVersion,
+        /// Its state.
+        state: KeyState,
+    },
     /// The device gave a signature that is not one.
     #[error("the device gave a wrong signature with {0}, which is now suspended")]
     WrongSignature(KeyName),
@@ -224,6 +240,7 @@ impl SigningError {
                 KeyState::Compromised => "key-compromised",
                 _ => "key-not-active",
             },
+            SigningError::KeyInUse { .. } => "key-in-use",
             SigningError::WrongSignature(_) => "wrong-signature",
         }
     }

@@ -66,6 +66,7 @@ impl Scene {
             DutyAnswer::Signed { message, .. } => Said::Signed(message),
             DutyAnswer::Performed { output, .. } => Said::Performed(output.signature),
             DutyAnswer::Rotated { transition, .. } => Said::Signed(transition.new),
+            DutyAnswer::Changed { change, .. } => Said::Signed(change),
             DutyAnswer::Retry(refusal) | DutyAnswer::NeedsPerson(refusal) => Said::Refused(refusal.reason),
         }
     }

@@ -7,9 +7,10 @@ use crate::contract::{Rejection, query};
 use crate::digest::Digest;
 use crate::event::{EventBytes, ProcessEvent};
 use crate::json;
-use crate::jws::Signed;
-use crate::message::{KeyTransition, KeyVersion, RequestId, TransitionReason};
+use crate::jws::{Jws, Signed};
+use crate::message::{Change, KeyTransition, KeyVersion, RequestId, TransitionReason};
 use crate::standing::KeyName;
+use crate::subject::Subject;
 use crate::time::Millis;
 use crate::transaction::Carrier;
 use crate::vote::{Choice, Outcome};
@@ -201,12 +202,40 @@ fn what_a_compromised_key_approved_and_is_not_done_is_asked_again() {
     assert!(!query::pending_duties(&world.processes.state, None, 10).iter().any(|due| due.request == acting));
 }
 
+#[test]
+fn a_destruction_is_recorded_by_the_statement_of_the_contract_that_approved_it() {
+    let mut world = World::new();
+    let request = world.open("destroy-release", "destruction");
+    world.approve(request);
+    let subject = world.request(request).call.subject;
+    let decision = world.request(request).decision.unwrap().digest();
+    let says = Change { deployment: world.genesis.id(), subject, decision, effective: world.time() };
+    let send = |world: &mut World, change: Jws| {
+        let audit = Digest::of(b"audit");
+        world.on_process(json::write(&Carrier::Change { change, audit }))
+    };
+    let strangers = world.board.sign(says.clone());
+    assert_eq!(code(send(&mut world, strangers)), "wrong-key");
+    let mut other = says.clone();
+    other.subject = world.request(world.asked("destruction")).call.subject;
+    if let Subject::DestroyKey { version, .. } = &mut other.subject {
+        *version = json::Integer::saturating(2);
+    }
+    let other = world.contract.sign(other);
+    assert_eq!(code(send(&mut world, other)), "not-approved");
+    let good = world.contract.sign(says);
+    let told = send(&mut world, good.clone()).unwrap();
+    let changed = |event: &EventBytes| matches!(ProcessEvent::parse(&event.0), Ok(ProcessEvent::Changed { change, .. }) if change == good.digest());
+    assert!(told.iter().any(changed));
+    assert_eq!(code(send(&mut world, good)), "not-due");
+}
+
 /// Changes what a transition says, and who signs it.
-type Change = fn(&World, &mut KeyTransition);
+type Edit = fn(&World, &mut KeyTransition);
 
 #[test]
 fn what_is_not_the_approved_next_version_is_refused() {
-    let changes: [(&str, Change); 11] = [
+    let changes: [(&str, Edit); 11] = [
         ("other-deployment", |_, says| says.deployment.0 = Digest::of(b"another")),
         ("other-key-version", |_, says| says.version = says.version.next()),
         ("other-key-version", |_, says| says.version = KeyVersion::first()),

@@ -70,7 +70,7 @@ impl World {
             format!("[[voter]]\nname = \"v{place}\"\nkey = {}\ngroups = [\"{group}\"]\n", key.toml())
         };
         let approval = format!(
-            "name = \"release-approval\"\nkinds = [\"sign\", \"change-policy\", \"rotate-key\"]\ndeadline = \"48h\"\nact_within = \"7d\"\n\
+            "name = \"release-approval\"\nkinds = [\"sign\", \"change-policy\", \"rotate-key\", \"destroy-key\"]\ndeadline = \"48h\"\nact_within = \"7d\"\n\
              rule = {{ at_least = 2, of = \"engineers\" }}\n{}{}{}{}",
             voter(0, &voters[0], "engineers"),
             voter(1, &voters[1], "engineers"),
@@ -106,6 +106,9 @@ impl World {
         let board_sign = "[[step]]\nname = \"approval\"\nask = \"board\"\n\
                           subject = { kind = \"sign\", key = \"minutes\", name = \"{name}\", digest = \"{artifact}\", \
                           size = \"{size}\" }\nretries = 1\n[[step]]\nname = \"signature\"\nact = \"approval\"\n";
+        let destroy = "[[step]]\nname = \"approval\"\nask = \"release-approval\"\n\
+                       subject = { kind = \"destroy-key\", key = \"release\", version = 1 }\n\
+                       [[step]]\nname = \"destruction\"\nact = \"approval\"\n";
         let policy = "[[step]]\nname = \"approval\"\nask = \"release-approval\"\n\
                       subject = { kind = \"change-policy\", contract = \"release-approval\", from = \"{artifact}\", \
                       to = \"{artifact}\" }\n";
@@ -151,6 +154,7 @@ impl World {
                 process("minutes", record),
                 process("new-rules", policy),
                 process("board-signing", board_sign),
+                process("destroy-release", destroy),
                 process("rotate-release", &rotate("key = \"release\"", "every year")),
                 process("rotate-approval", &rotate("contract = \"release-approval\"", "every year")),
                 process("rotate-board", &rotate("contract = \"board\"", "every year")),

@@ -17,8 +17,8 @@ use tokio::sync::Semaphore;
 
 use super::super::vault::{Later, Vault};
 use super::log::Key;
+use crate::changes::{Destroyed, Destruction, Rotated, Rotation};
 use crate::pins::{KeyState, PinnedKey};
-use crate::rotation::{Rotated, Rotation};
 use crate::signing::{DutyId, KeyName, Order, Purpose, SignedOrder, SigningError};
 
 #[derive(Default)]
@@ -84,6 +84,10 @@ impl Vault for Books {
 
     fn successions(&self) -> Arc<Successions> {
         Arc::default()
+    }
+
+    fn destroy(&self, _: Destruction) -> Later<'_, Result<Destroyed, SigningError>> {
+        Box::pin(async { Err(SigningError::DeviceFailed("there is no device".into())) })
     }
 
     fn rotate(&self, _: Rotation) -> Later<'_, Result<Rotated, SigningError>> {

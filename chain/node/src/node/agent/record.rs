@@ -57,6 +57,7 @@ fn read(sent: &Sent, answer: DutyAnswer) -> Result<Transaction, Fate> {
         (DutyKind::Action, DutyAnswer::Rotated { transition, audit }, _) => {
             Carrier::Transition { transition, audit }
         }
+        (DutyKind::Action, DutyAnswer::Changed { change, audit }, _) => Carrier::Change { change, audit },
         (_, DutyAnswer::Retry(refusal), _) => return Err(Fate::Refused { needs_person: false, refusal }),
         (_, DutyAnswer::NeedsPerson(refusal), _) => {
             return Err(Fate::Refused { needs_person: true, refusal });

@@ -1,5 +1,4 @@
-//! Rotation: what an approved `rotate-key` becomes. Each step is on disk before the next, and one that was cut short goes on
-//! where it stopped when its duty comes again.
+//! Rotation: what an approved `rotate-key` becomes.
 //!
 //! ```text
 //! approval ─▶ next version generated ─▶ what the transition says, with its times, on disk
@@ -9,48 +8,34 @@
 //! From the moment at which the new version activates nothing is begun with the old one, also while the two signatures are
 //! still missing: the duty is told to come again.
 
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::PoisonError;
 
-use assent_consensus::artifact::ToSign;
 use assent_consensus::bundle::TransitionPair;
 use assent_consensus::digest::Digest;
-use assent_consensus::encoding;
 use assent_consensus::genesis::Genesis;
-use assent_consensus::jws::{Jws, Unsigned};
 use assent_consensus::message::{KeyTransition, KeyVersion, RequestId, TransitionReason};
-use assent_consensus::name::Name;
 use assent_consensus::operational_key::KeyKind;
 use assent_consensus::time::{Millis, UnixMillis};
 use assent_consensus::transition::key_of;
 
-use crate::audit::{Entry, LoggedKey};
-use crate::device::Devices;
+use super::{ApprovedChanges, Mandate, log_state, set_state};
 use crate::generation::{GenerationError, KeyToGenerate};
-use crate::pins::{KeyState, Pins};
-use crate::signing::{Clock, KeyName, Order, Purpose, Signing, SigningError};
-use crate::store::{Batch, KeyRow, Store, StoreError, Writer};
+use crate::pins::KeyState;
+use crate::signing::{KeyName, Purpose, SigningError};
+use crate::store::KeyRow;
 
 /// How long before it activates a new version is made known, so that the logs know of it when it is first used.
-const LEAD: Millis = Millis::from_secs(5);
+pub(super) const LEAD: Millis = Millis::from_secs(5);
 
 /// An approved rotation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rotation {
-    /// The request that approved it.
-    pub request: RequestId,
+    /// What approved it.
+    pub mandate: Mandate,
     /// The key.
     pub key: KeyName,
     /// Why.
     pub reason: TransitionReason,
-    /// The governing contract.
-    pub governor: Name,
-    /// The version of its key that signed the decision.
-    pub governor_version: KeyVersion,
-    /// The digest of the decision.
-    pub decision: Digest,
-    /// When it was decided.
-    pub decided: UnixMillis,
     /// How long the old version may be needed for what it has begun.
     pub overlap: Millis,
 }
@@ -64,57 +49,26 @@ pub struct Rotated {
     pub audit: Digest,
 }
 
-/// Does rotations, one at a time.
-pub struct Rotations {
-    pins: Pins,
-    signing: Arc<Signing>,
-    writer: Arc<Writer>,
-    devices: Arc<Devices>,
-    directory: PathBuf,
-    clock: Clock,
-    turn: tokio::sync::Mutex<()>,
-    reader: Mutex<Store>,
-}
-
-impl Rotations {
-    /// A service of these parts; the database is in `directory`.
-    ///
-    /// # Errors
-    /// [`StoreError`], if it cannot be read.
-    pub fn new(
-        pins: Pins,
-        signing: Arc<Signing>,
-        writer: Arc<Writer>,
-        devices: Arc<Devices>,
-        directory: PathBuf,
-        clock: Clock,
-    ) -> Result<Rotations, StoreError> {
-        let reader = Mutex::new(Store::open_reader(&directory)?);
-        let turn = tokio::sync::Mutex::new(());
-        Ok(Rotations { pins, signing, writer, devices, directory, clock, turn, reader })
-    }
-
+impl ApprovedChanges {
     /// Makes the next version of a key; once for a request, the same again gives the same messages.
     ///
     /// # Errors
     /// [`SigningError`]
     pub async fn rotate(&self, rotation: Rotation) -> Result<Rotated, SigningError> {
         let _turn = self.turn.lock().await;
-        let genesis = self.pins.genesis().ok_or(SigningError::Busy)?;
-        let says = match self.recorded(rotation.request)? {
+        let genesis = self.genesis()?;
+        let request = rotation.mandate.request;
+        let says = match self.recorded(request)? {
             Some(says) if key_of(&says).as_ref() == Ok(&rotation.key) => says,
             Some(_) => {
-                return Err(SigningError::Conflict { purpose: Purpose::Action, request: rotation.request });
+                return Err(SigningError::Conflict { purpose: Purpose::Action, request });
             }
             None => self.begin(&genesis, &rotation).await?,
         };
-        let governor = KeyName::Contract(rotation.governor.clone());
-        let (first, _) = self
-            .sign(Purpose::TransitionFirst, rotation.request, governor, rotation.governor_version, &says)
-            .await?;
-        let (new, audit) = self
-            .sign(Purpose::TransitionNew, rotation.request, rotation.key.clone(), says.version, &says)
-            .await?;
+        let governor = rotation.mandate.key();
+        let (first, _) = self.sign(Purpose::TransitionFirst, request, governor, says.clone()).await?;
+        let key = (rotation.key.clone(), says.version);
+        let (new, audit) = self.sign(Purpose::TransitionNew, request, key, says.clone()).await?;
         let transition = TransitionPair { first, new };
         self.finish(&genesis, &rotation, says, transition.clone()).await?;
         Ok(Rotated { transition, audit })
@@ -149,7 +103,7 @@ impl Rotations {
             TransitionReason::Rotation => LEAD,
             TransitionReason::Compromise => Millis::new(0),
         };
-        let activates = now.after(lead).max(rotation.decided).max(after(old.activated));
+        let activates = now.after(lead).max(rotation.mandate.decided).max(after(old.activated));
         let (contract, operational) = match key {
             KeyName::Contract(name) => (Some(name.clone()), None),
             KeyName::Operational(name) => (None, Some(name.clone())),
@@ -164,10 +118,10 @@ impl Rotations {
             reason: rotation.reason,
             activates,
             old_retires: activates.after(rotation.overlap),
-            decision: rotation.decision,
+            decision: rotation.mandate.decision,
         };
         let (row, name) = (says.clone(), key.clone());
-        let request = rotation.request;
+        let request = rotation.mandate.request;
         let written = self.writer.write(move |batch| {
             batch.insert_transition(request, &name, &row)?;
             batch.set_activation(&name, row.version, row.activates)
@@ -194,26 +148,6 @@ impl Rotations {
         }
     }
 
-    /// One of the two messages, and the head of the audit log after it.
-    async fn sign(
-        &self,
-        purpose: Purpose,
-        request: RequestId,
-        key: KeyName,
-        version: KeyVersion,
-        says: &KeyTransition,
-    ) -> Result<(Jws, Digest), SigningError> {
-        let row = self.pins.key_row(&key, version);
-        let row = row.ok_or_else(|| SigningError::UnknownKey { key: key.clone(), version })?;
-        let unsigned = Unsigned::new(row.public_key.thumbprint(), says.clone());
-        let to_sign = ToSign::Message(unsigned.signing_input().to_vec());
-        let signed = self.signing.sign(Order { purpose, request, key, version, to_sign }).await?;
-        let signature = encoding::encode(&signed.signature.0);
-        let compact = [unsigned.signing_input(), b".", signature.as_bytes()].concat();
-        let message = Jws::parse(&compact).map_err(|error| SigningError::DeviceFailed(error.to_string()))?;
-        Ok((message, signed.audit))
-    }
-
     /// Puts the new version into force.
     async fn finish(
         &self,
@@ -226,27 +160,28 @@ impl Rotations {
         if is_done.is_some_and(|row| row.state != KeyState::PreActivation) {
             return Ok(());
         }
-        let policy = genesis.contract(&rotation.governor).map(|contract| contract.policy.digest());
+        let policy = genesis.contract(&rotation.mandate.governor).map(|contract| contract.policy.digest());
         let policy = policy.ok_or(SigningError::Busy)?;
-        let (name, request, at) = (rotation.key.clone(), rotation.request, (self.clock)());
+        let (name, request, at) = (rotation.key.clone(), rotation.mandate.request, (self.clock)());
         let governed_by = match &name {
-            KeyName::Contract(name) if *name == rotation.governor => None,
-            _ => Some(rotation.governor.clone()),
+            KeyName::Contract(name) if *name == rotation.mandate.governor => None,
+            _ => Some(rotation.mandate.governor.clone()),
         };
         let old =
             self.pins.keys().into_iter().find(|row| row.name == name && row.version.next() == says.version);
-        let why = format!("the decision `{}`", rotation.decision);
+        let why = format!("the decision `{}`", rotation.mandate.decision);
         let written = self.writer.write(move |batch| {
             batch.complete_transition(request, &pair)?;
             batch.activate_key(&name, says.version, governed_by.as_ref(), &policy, says.activates)?;
-            log_state(batch, at, &name, says.version, KeyState::PreActivation, KeyState::Active, &why)?;
+            let activated = (KeyState::PreActivation, KeyState::Active);
+            log_state(batch, at, (&name, says.version), activated, &why)?;
             match old {
                 Some(old)
                     if says.reason == TransitionReason::Compromise
                         && old.state.may_become(KeyState::Compromised) =>
                 {
-                    batch.set_key_state(&name, old.version, KeyState::Compromised, at)?;
-                    log_state(batch, at, &name, old.version, old.state, KeyState::Compromised, &why)
+                    let compromised = (old.state, KeyState::Compromised);
+                    set_state(batch, at, (&name, old.version), compromised, &why)
                 }
                 _ => Ok(()),
             }
@@ -256,40 +191,9 @@ impl Rotations {
         tracing::info!(key = %rotation.key, "a new version of the key is in force");
         Ok(())
     }
-
-    async fn reload(&self) -> Result<(), SigningError> {
-        let (directory, pins) = (self.directory.clone(), self.pins.clone());
-        let read = move || pins.reload(&Store::open_reader(&directory)?);
-        let read = tokio::task::spawn_blocking(read).await;
-        Ok(read.map_err(|_| SigningError::AuditFailed("the reading of the keys broke off".into()))??)
-    }
 }
 
 /// The first moment after a version became active, at which another one may.
 fn after(activated: Option<UnixMillis>) -> UnixMillis {
     activated.map_or(UnixMillis::new(0), |activated| activated.after(Millis::new(1)))
 }
-
-fn log_state(
-    batch: &mut Batch<'_>,
-    at: UnixMillis,
-    name: &KeyName,
-    version: KeyVersion,
-    from: KeyState,
-    to: KeyState,
-    why: &str,
-) -> Result<(), StoreError> {
-    let key = LoggedKey::new(name, version);
-    let entry = Entry::KeyState {
-        at,
-        by: None,
-        key,
-        from: from.to_string(),
-        to: to.to_string(),
-        why: why.to_owned(),
-    };
-    batch.append(&entry).map(drop)
-}
-
-#[cfg(test)]
-mod tests;

@@ -1,7 +1,11 @@
-//! Rotations that are cut short at each step, and what is in force meanwhile.
+//! Changes that are cut short at each step, and what is in force meanwhile.
 
-use assent_consensus::operational_key::{Algorithm, VerificationKey};
+use assent_consensus::message::{KeyTransition, TransitionReason};
+use assent_consensus::operational_key::{Algorithm, KeyKind, VerificationKey};
+use assent_consensus::subject::Subject;
+use assent_consensus::time::Millis;
 
+use super::rotation::LEAD;
 use super::*;
 use crate::device::Device as _;
 use crate::store::NewKey;
@@ -38,24 +42,35 @@ async fn pinned() -> SmallKms {
     kms
 }
 
-fn rotations(kms: &SmallKms) -> Rotations {
-    let clock: Clock = Arc::new(|| UnixMillis::new(NOW));
-    let directory = kms.directory.path().to_owned();
-    let (pins, writer, devices) = (kms.pins.clone(), kms.writer.clone(), kms.devices.clone());
-    Rotations::new(pins, kms.signing.clone(), writer, devices, directory, clock).expect("readable")
+fn changes(kms: &SmallKms) -> ApprovedChanges {
+    changes_at(kms, NOW)
 }
 
-fn rotation(request: u8, reason: TransitionReason) -> Rotation {
-    Rotation {
+fn changes_at(kms: &SmallKms, now: u64) -> ApprovedChanges {
+    let clock: Clock = Arc::new(move || UnixMillis::new(now));
+    let directory = kms.directory.path().to_owned();
+    let (pins, writer, devices) = (kms.pins.clone(), kms.writer.clone(), kms.devices.clone());
+    ApprovedChanges::new(pins, kms.signing.clone(), writer, devices, directory, clock).expect("readable")
+}
+
+fn mandate(request: u8) -> Mandate {
+    Mandate {
         request: RequestId(Digest::of(&[request])),
-        key: release(),
-        reason,
         governor: governor(),
         governor_version: KeyVersion::first(),
         decision: Digest::of(&[request, request]),
         decided: UnixMillis::new(NOW),
-        overlap: Millis::new(DAY),
     }
+}
+
+fn rotation(request: u8, reason: TransitionReason) -> Rotation {
+    Rotation { mandate: mandate(request), key: release(), reason, overlap: Millis::new(DAY) }
+}
+
+fn destruction(request: u8, version: KeyVersion) -> Destruction {
+    let key = Some("release".parse().expect("a name"));
+    let subject = Subject::DestroyKey { key, contract: None, version: version.0, context: None };
+    Destruction { mandate: mandate(request), key: release(), version, subject }
 }
 
 fn version_at(kms: &SmallKms, moment: u64) -> (u64, KeyState) {
@@ -70,13 +85,13 @@ async fn a_rotation_that_is_cut_short_anywhere_goes_on_where_it_stopped() {
         let kms = pinned().await;
         let before = kms.token.token().keys.len();
         kms.token.token().gone_after = Some(calls);
-        let first = rotations(&kms).rotate(rotation(1, TransitionReason::Rotation)).await;
+        let first = changes(&kms).rotate(rotation(1, TransitionReason::Rotation)).await;
         cut_short += usize::from(first.is_err());
         // As after a power cut, with the token in again.
         let kms = kms.restart();
         (kms.token.token().gone_after, kms.token.token().is_gone) = (None, false);
-        let rotated = rotations(&kms).rotate(rotation(1, TransitionReason::Rotation)).await.expect("rotated");
-        let again = rotations(&kms).rotate(rotation(1, TransitionReason::Rotation)).await.expect("the same");
+        let rotated = changes(&kms).rotate(rotation(1, TransitionReason::Rotation)).await.expect("rotated");
+        let again = changes(&kms).rotate(rotation(1, TransitionReason::Rotation)).await.expect("the same");
         assert_eq!(again.transition, rotated.transition, "{calls} calls");
         assert!(first.is_err() || first.is_ok_and(|first| first.transition == rotated.transition));
         assert_eq!(kms.token.token().keys.len(), before + 1, "one new key after {calls} calls");
@@ -97,14 +112,14 @@ async fn nothing_is_begun_with_the_old_version_while_the_new_one_is_not_signed_y
     let kms = pinned().await;
     // The token goes after the key was generated.
     kms.token.token().gone_after = Some(2);
-    rotations(&kms).rotate(rotation(1, TransitionReason::Compromise)).await.expect_err("no token");
+    changes(&kms).rotate(rotation(1, TransitionReason::Compromise)).await.expect_err("no token");
     let kms = kms.restart();
     assert_eq!(version_at(&kms, NOW + 1), (2, KeyState::PreActivation));
     // Another rotation of the key waits for it.
     (kms.token.token().gone_after, kms.token.token().is_gone) = (None, false);
-    let other = rotations(&kms).rotate(rotation(2, TransitionReason::Rotation)).await;
+    let other = changes(&kms).rotate(rotation(2, TransitionReason::Rotation)).await;
     assert_eq!(other, Err(SigningError::Busy));
-    rotations(&kms).rotate(rotation(1, TransitionReason::Compromise)).await.expect("rotated");
+    changes(&kms).rotate(rotation(1, TransitionReason::Compromise)).await.expect("rotated");
     assert_eq!(version_at(&kms, NOW + 1), (2, KeyState::Active));
     let old = kms.pins.key_row(&release(), KeyVersion::first()).expect("it is kept");
     assert_eq!(old.state, KeyState::Compromised);
@@ -113,9 +128,46 @@ async fn nothing_is_begun_with_the_old_version_while_the_new_one_is_not_signed_y
 #[tokio::test]
 async fn the_old_version_is_deactivated_when_what_it_has_begun_is_over() {
     let kms = pinned().await;
-    rotations(&kms).rotate(rotation(1, TransitionReason::Rotation)).await.expect("rotated");
+    changes(&kms).rotate(rotation(1, TransitionReason::Rotation)).await.expect("rotated");
     let old = kms.pins.key_row(&release(), KeyVersion::first()).expect("it is kept");
     let retires = NOW + LEAD.get() + DAY;
     assert_eq!(kms.pins.state_at(&old, UnixMillis::new(retires - 1)), KeyState::Active);
     assert_eq!(kms.pins.state_at(&old, UnixMillis::new(retires)), KeyState::Deactivated);
+}
+
+#[tokio::test]
+async fn a_version_is_destroyed_when_it_is_retired_and_not_before() {
+    let mut kms = pinned().await;
+    let first = KeyVersion::first();
+    let refused = changes(&kms).destroy(destruction(2, first)).await.expect_err("it is in use");
+    assert_eq!((refused.reason(), refused.is_retry()), ("key-in-use", false));
+    changes(&kms).rotate(rotation(1, TransitionReason::Rotation)).await.expect("rotated");
+    let refused = changes(&kms).destroy(destruction(2, first)).await.expect_err("it finishes what it began");
+    assert_eq!(refused.reason(), "key-in-use");
+
+    let retired = NOW + LEAD.get() + DAY;
+    let before = kms.token.token().keys.len();
+    for calls in [0, 1, 2] {
+        kms.token.token().gone_after = Some(calls);
+        let _ = changes_at(&kms, retired).destroy(destruction(2, first)).await;
+        kms = kms.restart();
+        (kms.token.token().gone_after, kms.token.token().is_gone) = (None, false);
+    }
+    let destroyed = changes_at(&kms, retired).destroy(destruction(2, first)).await.expect("destroyed");
+    let again = changes_at(&kms, retired).destroy(destruction(2, first)).await.expect("the same");
+    assert_eq!(destroyed, again);
+    assert_eq!(kms.token.token().keys.len(), before - 1);
+    let row = kms.pins.key_row(&release(), first).expect("its row is kept");
+    assert_eq!(row.state, KeyState::Destroyed);
+    assert_eq!(version_at(&kms, retired), (2, KeyState::Active));
+}
+
+#[tokio::test]
+async fn a_compromised_version_is_destroyed_at_once() {
+    let kms = pinned().await;
+    changes(&kms).rotate(rotation(1, TransitionReason::Compromise)).await.expect("rotated");
+    changes(&kms).destroy(destruction(2, KeyVersion::first())).await.expect("destroyed");
+    kms.settled().await;
+    let row = kms.pins.key_row(&release(), KeyVersion::first()).expect("its row is kept");
+    assert_eq!(row.state, KeyState::Destroyed);
 }

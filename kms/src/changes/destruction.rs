@@ -1,0 +1,79 @@
+//! Destruction: what an approved `destroy-key` becomes. The statement that the key is gone is signed first, and is nobody's
+//! before it is true.
+
+use assent_consensus::digest::Digest;
+use assent_consensus::jws::Jws;
+use assent_consensus::message::{Change, KeyVersion};
+use assent_consensus::subject::Subject;
+
+use super::{ApprovedChanges, Mandate, set_state};
+use crate::device::DeviceError;
+use crate::pins::KeyState;
+use crate::signing::{KeyName, Purpose, SigningError};
+
+/// An approved destruction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destruction {
+    /// What approved it.
+    pub mandate: Mandate,
+    /// The key.
+    pub key: KeyName,
+    /// Which version of it.
+    pub version: KeyVersion,
+    /// The subject, as it was approved.
+    pub subject: Subject,
+}
+
+/// A destruction that was done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destroyed {
+    /// The governing contract's statement.
+    pub change: Jws,
+    /// The head of the audit log after its signature.
+    pub audit: Digest,
+}
+
+impl ApprovedChanges {
+    /// Destroys a version of a key on its device, once nothing can be begun or finished with it.
+    ///
+    /// # Errors
+    /// [`SigningError`]
+    pub async fn destroy(&self, destruction: Destruction) -> Result<Destroyed, SigningError> {
+        let _turn = self.turn.lock().await;
+        let Destruction { mandate, key, version, subject } = destruction;
+        let unknown = || SigningError::UnknownKey { key: key.clone(), version };
+        let row = self.pins.key_row(&key, version).ok_or_else(unknown)?;
+        let state = self.pins.state_at(&row, (self.clock)());
+        if state != KeyState::Destroyed && !state.may_become(KeyState::Destroyed) {
+            return Err(SigningError::KeyInUse { key, version, state });
+        }
+        let says = Change {
+            deployment: self.genesis()?.id(),
+            subject,
+            decision: mandate.decision,
+            effective: mandate.decided,
+        };
+        let (change, audit) = self.sign(Purpose::Change, mandate.request, mandate.key(), says).await?;
+        if row.state != KeyState::Destroyed {
+            let object = row.object;
+            match self.devices.get(&row.device)?.run(move |device| device.destroy(object)).await {
+                // A destruction that was cut short got so far.
+                Ok(()) | Err(DeviceError::NoKey(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let (name, at) = (key.clone(), (self.clock)());
+            let why = format!("the decision `{}`", mandate.decision);
+            let written = self.writer.write(move |batch| {
+                let key = (&name, version);
+                if row.state != state {
+                    set_state(batch, at, key, (row.state, state), "what it had begun is over")?;
+                }
+                set_state(batch, at, key, (state, KeyState::Destroyed), &why)
+            });
+            written.await?;
+            self.reload().await?;
+            tracing::warn!(alarm = true, %key, %version, "the key is destroyed");
+        }
+        Ok(Destroyed { change, audit })
+    }
+}

@@ -1,0 +1,135 @@
+//! Approved changes of keys: what a decision on `rotate-key` or `destroy-key` becomes. Each step is on disk before the next,
+//! and one that was cut short goes on where it stopped when its duty comes again.
+
+mod destruction;
+mod rotation;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use assent_consensus::artifact::ToSign;
+use assent_consensus::digest::Digest;
+use assent_consensus::encoding;
+use assent_consensus::genesis::Genesis;
+use assent_consensus::jws::{Jws, Payload, Unsigned};
+use assent_consensus::message::{KeyVersion, RequestId};
+use assent_consensus::name::Name;
+use assent_consensus::time::UnixMillis;
+
+use crate::audit::{Entry, LoggedKey};
+use crate::device::Devices;
+use crate::pins::{KeyState, Pins};
+use crate::signing::{Clock, KeyName, Order, Purpose, Signing, SigningError};
+use crate::store::{Batch, Store, StoreError, Writer};
+
+pub use destruction::{Destroyed, Destruction};
+pub use rotation::{Rotated, Rotation};
+
+/// What a key is changed by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mandate {
+    /// The request that approved it.
+    pub request: RequestId,
+    /// The governing contract.
+    pub governor: Name,
+    /// The version of its key that signed the decision.
+    pub governor_version: KeyVersion,
+    /// The digest of the decision.
+    pub decision: Digest,
+    /// When it was decided.
+    pub decided: UnixMillis,
+}
+
+/// Changes keys, one at a time.
+pub struct ApprovedChanges {
+    pins: Pins,
+    signing: Arc<Signing>,
+    writer: Arc<Writer>,
+    devices: Arc<Devices>,
+    directory: PathBuf,
+    clock: Clock,
+    turn: tokio::sync::Mutex<()>,
+    reader: Mutex<Store>,
+}
+
+impl ApprovedChanges {
+    /// A service of these parts; the database is in `directory`.
+    ///
+    /// # Errors
+    /// [`StoreError`], if it cannot be read.
+    pub fn new(
+        pins: Pins,
+        signing: Arc<Signing>,
+        writer: Arc<Writer>,
+        devices: Arc<Devices>,
+        directory: PathBuf,
+        clock: Clock,
+    ) -> Result<ApprovedChanges, StoreError> {
+        let reader = Mutex::new(Store::open_reader(&directory)?);
+        let turn = tokio::sync::Mutex::new(());
+        Ok(ApprovedChanges { pins, signing, writer, devices, directory, clock, turn, reader })
+    }
+
+    fn genesis(&self) -> Result<Arc<Genesis>, SigningError> {
+        self.pins.genesis().ok_or(SigningError::Busy)
+    }
+
+    /// A message, and the head of the audit log after it.
+    async fn sign<P: Payload>(
+        &self,
+        purpose: Purpose,
+        request: RequestId,
+        (key, version): (KeyName, KeyVersion),
+        says: P,
+    ) -> Result<(Jws, Digest), SigningError> {
+        let row = self.pins.key_row(&key, version);
+        let row = row.ok_or_else(|| SigningError::UnknownKey { key: key.clone(), version })?;
+        let unsigned = Unsigned::new(row.public_key.thumbprint(), says);
+        let to_sign = ToSign::Message(unsigned.signing_input().to_vec());
+        let signed = self.signing.sign(Order { purpose, request, key, version, to_sign }).await?;
+        let signature = encoding::encode(&signed.signature.0);
+        let compact = [unsigned.signing_input(), b".", signature.as_bytes()].concat();
+        let message = Jws::parse(&compact).map_err(|error| SigningError::DeviceFailed(error.to_string()))?;
+        Ok((message, signed.audit))
+    }
+
+    async fn reload(&self) -> Result<(), SigningError> {
+        let (directory, pins) = (self.directory.clone(), self.pins.clone());
+        let read = move || pins.reload(&Store::open_reader(&directory)?);
+        let read = tokio::task::spawn_blocking(read).await;
+        Ok(read.map_err(|_| SigningError::AuditFailed("the reading of the keys broke off".into()))??)
+    }
+}
+
+impl Mandate {
+    /// The governing contract's key in the version that approved.
+    fn key(&self) -> (KeyName, KeyVersion) {
+        (KeyName::Contract(self.governor.clone()), self.governor_version)
+    }
+}
+
+/// Puts a key into another state, in the table and in the log.
+fn set_state(
+    batch: &mut Batch<'_>,
+    at: UnixMillis,
+    (name, version): (&KeyName, KeyVersion),
+    (from, to): (KeyState, KeyState),
+    why: &str,
+) -> Result<(), StoreError> {
+    batch.set_key_state(name, version, to, at)?;
+    log_state(batch, at, (name, version), (from, to), why)
+}
+
+fn log_state(
+    batch: &mut Batch<'_>,
+    at: UnixMillis,
+    (name, version): (&KeyName, KeyVersion),
+    (from, to): (KeyState, KeyState),
+    why: &str,
+) -> Result<(), StoreError> {
+    let key = LoggedKey::new(name, version);
+    let (from, to, why) = (from.to_string(), to.to_string(), why.to_owned());
+    batch.append(&Entry::KeyState { at, by: None, key, from, to, why }).map(drop)
+}
