@@ -175,7 +175,6 @@ impl Bench {
         } else {
             format!("signed after {}", next.before.join(", "))
         };
-        self.scene.taken()?;
         Ok(Outcome { row, reaction, told, after })
     }
 
