@@ -36,6 +36,13 @@ fn check() -> Result<()> {
     ensure!(sign("first")?.1 == CaseOutcome::Done, "the first case is signed");
     // What the daemons show of themselves to everybody, while they run.
     for process in deployment.process_ids() {
+        let limits = fs::read_to_string(format!("/proc/{process}/limits"))?;
+        let core =
+            limits.lines().find_map(|line| line.strip_prefix("Max core file size")).context("a limit")?;
+        ensure!(
+            core.split_whitespace().take(2).all(|limit| limit == "0"),
+            "{process} may write a core dump:{core}"
+        );
         for file in ["cmdline", "environ"] {
             let shown = fs::read(format!("/proc/{process}/{file}"));
             // Of the environment nobody may see anything; if we may, no PIN is in it.

@@ -16,7 +16,7 @@ use assent_consensus::message::{KeyVersion, RequestId};
 use assent_consensus::name::Name;
 use assent_consensus::operational_key::{Algorithm, KeyKind};
 use clap::{Args, Parser, Subcommand};
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 use crate::admin::{KeyToAdopt, KeyToMake};
 use crate::audit;
@@ -188,18 +188,25 @@ enum AuditCommand {
 
 /// Runs the command that the command line asks for.
 pub fn main() -> ExitCode {
-    // The PIN passes through this process: it must not end in a core dump. A system that has no such switch makes none.
-    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     let cli = Cli::parse();
     let screen = Screen::new(cli.json);
-    let result = match Config::load(&cli.config) {
+    let result = forbid_core_dumps().and_then(|()| match Config::load(&cli.config) {
         Ok(config) => run(cli.command, config, &cli.config, &screen),
         Err(error) => Err(Failure::failed(error)),
-    };
+    });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(cli.json),
     }
+}
+
+/// The PIN passes through this process: it must not end in a core dump, nor be read by another process of the same user.
+fn forbid_core_dumps() -> Result<(), Failure> {
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
+        .and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable))
+        .map_err(|error| {
+            Failure::failed(format!("a core dump, with the PIN in it, cannot be forbidden: {error}"))
+        })
 }
 
 fn run(command: Command, config: Config, path: &Path, screen: &Screen) -> Result<(), Failure> {

@@ -35,7 +35,7 @@ mod write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 use failure::Failure;
 
@@ -86,13 +86,20 @@ enum Command {
 
 /// Runs the command that the command line asks for.
 pub fn main() -> ExitCode {
-    // Passphrases, PINs and keys pass through this process: none of them may end in a core dump. A system that has no such
-    // switch makes none either.
-    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
-    match run(Cli::parse().command) {
+    let command = Cli::parse().command;
+    match forbid_core_dumps().and_then(|()| run(command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
+}
+
+/// Passphrases, PINs and keys pass through this process: none of them may end in a core dump.
+fn forbid_core_dumps() -> Result<(), Failure> {
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
+        .and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable))
+        .map_err(|error| {
+            Failure::failed(format!("a core dump, with keys in it, cannot be forbidden: {error}"))
+        })
 }
 
 fn run(command: Command) -> Result<(), Failure> {

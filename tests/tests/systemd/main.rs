@@ -1,5 +1,7 @@
 //! The units that are shipped: how much they take away, and what must be in them.
 
+mod restrictions;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
