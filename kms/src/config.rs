@@ -15,13 +15,14 @@ use crate::device::yubihsm::{LOG_POLL, OWN_SESSIONS};
 /// Where the configuration is if no other file is named.
 pub const DEFAULT_PATH: &str = "/etc/assent-kms/kms.toml";
 
-const KEYS: [&str; 7] = [
+const KEYS: [&str; 8] = [
     "state_directory",
     "socket",
     "admin_socket",
     "allowed_users",
     "decision_grace",
     "epoch_signatures",
+    "epoch_look",
     "device",
 ];
 /// Keys of every device.
@@ -45,6 +46,7 @@ const ALIKE: f64 = 0.7;
 /// allowed_users = [1000]         # numbers of the users who may send duties; default: this user
 /// decision_grace = "24h"         # how late after a deadline ballots are decided on without a person; default
 /// epoch_signatures = 1000        # signatures between two marks on the token; default
+/// epoch_look = "2s"              # how often it is looked whether another KMS has put a mark there; default
 ///
 /// [[device]]                     # one or more
 /// name = "main"                  # in commands and in the log; it stays as long as there are keys on the device
@@ -86,6 +88,9 @@ pub struct Config {
     /// After how many signatures the epoch is advanced.
     #[serde(default = "default_epoch_signatures")]
     pub epoch_signatures: u64,
+    /// How often PKCS#11 tokens are looked at for a mark that another process put there.
+    #[serde(default = "default_epoch_look")]
+    pub epoch_look: Millis,
     /// The devices, at least one; keys are made on the first unless another one is named.
     #[serde(rename = "device")]
     pub devices: Vec<DeviceConfig>,
@@ -263,6 +268,10 @@ fn default_grace() -> Millis {
 
 fn default_epoch_signatures() -> u64 {
     1_000
+}
+
+fn default_epoch_look() -> Millis {
+    Millis::from_secs(2)
 }
 
 fn default_call_timeout() -> Millis {

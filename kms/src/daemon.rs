@@ -13,6 +13,7 @@ use assent_consensus::name::Name;
 use assent_consensus::time::UnixMillis;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 
 use crate::admin::{self, Admin};
 use crate::audit::Entry;
@@ -23,7 +24,7 @@ use crate::device::yubihsm::{LogKeeper, YubiHsmDriver, YubiHsmSettings};
 use crate::device::{Device, DeviceError, Devices, Driver, EpochMark, Pool};
 use crate::device_log::DeviceLog;
 use crate::duty::{self, Engine};
-use crate::epoch::{self, EpochError};
+use crate::epoch::{self, EpochError, Keeping};
 use crate::pin::{PinError, PinSource};
 use crate::pins::{KeyState, Pins};
 use crate::signing::{Clock, EpochBell, Signing};
@@ -124,7 +125,7 @@ pub fn pkcs11_driver(device: &DeviceConfig, pin: PinSource) -> Result<Pkcs11Driv
 }
 
 /// A pool for each configured device, with as many sessions as `sessions` says.
-fn devices(
+pub(crate) fn devices(
     config: &Config,
     sessions: impl Fn(&DeviceConfig) -> usize,
     keeper: impl Fn(&DeviceConfig) -> Option<Arc<dyn LogKeeper>>,
@@ -266,7 +267,16 @@ pub async fn serve(config: Config) -> Result<(), DaemonError> {
     let bell = EpochBell { every: config.epoch_signatures, bell };
     let signing = Signing::new(pins.clone(), writer.clone(), reader, devices.clone(), clock.clone());
     let signing = Arc::new(signing.with_epoch_bell(bell));
-    tokio::spawn(epoch::keep_advancing(writer.clone(), devices.clone(), identity.instance, epoch, due));
+    let is_looked_at = |device: &&DeviceConfig| matches!(device.driver, DriverConfig::Pkcs11 { .. });
+    let keeping = Keeping {
+        writer: writer.clone(),
+        devices: devices.clone(),
+        instance: identity.instance,
+        epoch,
+        looked_at: config.devices.iter().filter(is_looked_at).map(|device| device.name.clone()).collect(),
+        look: Duration::from_millis(config.epoch_look.get()),
+    };
+    let overtaken = tokio::spawn(keeping.keep(due));
     let changes = ApprovedChanges::new(
         pins.clone(),
         signing.clone(),
@@ -277,7 +287,7 @@ pub async fn serve(config: Config) -> Result<(), DaemonError> {
     )?;
     let engine = Arc::new(Engine::new(pins.clone(), signing, changes, clock.clone(), config.decision_grace));
     let admin = Arc::new(Admin::new(pins.clone(), writer, devices.clone(), directory.clone(), clock));
-    let ended = listen(&config, duty::router(engine), admin::router(admin), &pins).await;
+    let ended = listen(&config, duty::router(engine), admin::router(admin), &pins, overtaken).await;
     for (name, pool) in devices.iter() {
         match tokio::time::timeout(STOP_PATIENCE, pool.finish()).await {
             Ok(Ok(())) => {}
@@ -293,6 +303,7 @@ async fn listen(
     duties: axum::Router,
     administration: axum::Router,
     pins: &Pins,
+    overtaken: JoinHandle<EpochError>,
 ) -> Result<(), DaemonError> {
     let own = rustix::process::geteuid().as_raw();
     let duty_socket = Socket::listen(&config.socket, &config.allowed_users)?;
@@ -315,6 +326,13 @@ async fn listen(
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
+        error = overtaken => {
+            // Nothing more leaves: what is under way may be what the other KMS signs otherwise.
+            duties.abort();
+            administration.abort();
+            [&config.socket, &config.admin_socket].into_iter().for_each(|path| remove(path));
+            return Err(error.map_err(std::io::Error::other)?.into());
+        }
     }
     tracing::info!("stopping");
     // Nobody listens only if both ended by themselves.

@@ -40,6 +40,18 @@ pub enum EpochError {
         /// The token's.
         token: u64,
     },
+    /// Another process uses a copy of the database.
+    #[error(
+        "the token's mark is of epoch {token}, and this KMS has put {ours} there: another KMS runs on a copy of this \
+         database, and this one stops, since the two could sign different things; find out which of the two is to stay, \
+         stop the other one for good, and if this one is to stay: `assent-kms restore`"
+    )]
+    Overtaken {
+        /// The epoch that this process has put on the token.
+        ours: u64,
+        /// The one that is there.
+        token: u64,
+    },
     /// The device failed.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -145,22 +157,68 @@ pub async fn advance(
     Ok(epoch)
 }
 
-/// Advances the epoch whenever enough was signed, until the process ends. A token that cannot be written is no reason to
-/// stop signing; it is tried again.
-pub async fn keep_advancing(
-    writer: Arc<Writer>,
-    devices: Arc<Devices>,
-    instance: [u8; 16],
-    mut epoch: u64,
-    mut due: tokio::sync::mpsc::Receiver<()>,
-) {
-    while due.recv().await.is_some() {
-        match advance(&writer, &devices, instance, epoch).await {
-            Ok(next) => epoch = next,
-            Err(error) => {
-                tracing::error!(%error, "the epoch was not advanced; it is tried again after more signatures")
+/// Keeps the epoch of a running KMS.
+pub struct Keeping {
+    /// The database.
+    pub writer: Arc<Writer>,
+    /// The devices with the marks.
+    pub devices: Arc<Devices>,
+    /// The database's instance.
+    pub instance: [u8; 16],
+    /// The epoch that this process has put on the devices.
+    pub epoch: u64,
+    /// The devices whose marks are looked at from time to time; the others keep a log that shows who else uses them.
+    pub looked_at: Vec<Name>,
+    /// How often.
+    pub look: Duration,
+}
+
+impl Keeping {
+    /// Advances the epoch whenever enough was signed, and looks in between whether another process did. A token that cannot
+    /// be written, or read, is no reason to stop signing; it is tried again.
+    ///
+    /// Ends with [`EpochError::Overtaken`] alone.
+    pub async fn keep(mut self, mut due: tokio::sync::mpsc::Receiver<()>) -> EpochError {
+        let mut looks = tokio::time::interval(self.look);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // An advance that failed may have put its mark on a token nevertheless.
+        let mut newest = self.epoch;
+        loop {
+            let is_due = tokio::select! {
+                Some(()) = due.recv() => true,
+                _ = looks.tick() => false,
+            };
+            let names: Vec<Name> = match is_due {
+                true => self.devices.iter().map(|(name, _)| name.clone()).collect(),
+                false => self.looked_at.clone(),
+            };
+            if let Some(token) = self.found_newer(&names, newest).await {
+                return EpochError::Overtaken { ours: self.epoch, token };
+            }
+            if !is_due {
+                continue;
+            }
+            newest = self.epoch + 1;
+            match advance(&self.writer, &self.devices, self.instance, self.epoch).await {
+                Ok(next) => self.epoch = next,
+                Err(error) => {
+                    tracing::error!(%error, "the epoch was not advanced; it is tried again after more signatures")
+                }
             }
         }
+    }
+
+    /// An epoch on one of these devices that is newer than any that this process may have put there.
+    async fn found_newer(&self, names: &[Name], newest: u64) -> Option<u64> {
+        let instance = self.instance;
+        for (_, pool) in self.devices.present().filter(|(name, _)| names.contains(name)) {
+            let Ok(marks) = pool.run(|device| device.epoch_marks()).await else { continue };
+            let ours = marks.iter().filter(|mark| mark.instance == instance).map(|mark| mark.epoch);
+            if let Some(token) = ours.max().filter(|epoch| *epoch > newest) {
+                return Some(token);
+            }
+        }
+        None
     }
 }
 
@@ -270,6 +328,38 @@ mod tests {
             let identity = Identity { instance: OURS, epoch, pending: None };
             assert_eq!(agreed(&identity, None, true, &mut token), Err(EpochError::OtherInstance));
         }
+    }
+
+    #[tokio::test]
+    async fn another_process_that_takes_the_token_is_seen_and_an_advance_of_ones_own_is_not() {
+        let kms = SmallKms::new().await;
+        let instance = kms.store().identity().expect("read").instance;
+        let epoch = advance(&kms.writer, &kms.devices, instance, 0).await.expect("advanced");
+        let keeping = |epoch| Keeping {
+            writer: kms.writer.clone(),
+            devices: kms.devices.clone(),
+            instance,
+            epoch,
+            looked_at: vec![crate::testing::main_device()],
+            look: Duration::from_millis(1),
+        };
+        let (bell, due) = tokio::sync::mpsc::channel(1);
+        // It fails after the mark: that one is its own, and is not taken for another's.
+        kms.token.token().fails_after_mark = true;
+        let kept = tokio::spawn(keeping(epoch).keep(due));
+        bell.send(()).await.expect("it listens");
+        while !kms.token.token().marks.iter().any(|mark| mark.epoch == epoch + 1) {
+            tokio::task::yield_now().await;
+        }
+        kms.token.token().fails_after_mark = false;
+        bell.send(()).await.expect("it listens");
+        while kms.store().identity().expect("read").epoch != epoch + 1 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!kept.is_finished());
+        kms.token.token().marks = vec![EpochMark { instance, epoch: epoch + 2 }];
+        let ended = kept.await.expect("it does not panic");
+        assert_eq!(ended, EpochError::Overtaken { ours: epoch + 1, token: epoch + 2 });
     }
 
     #[tokio::test]

@@ -21,6 +21,7 @@ mod generation;
 pub mod pin;
 pub mod pins;
 mod recent;
+pub mod restore;
 pub mod signing;
 pub mod sockets;
 pub mod store;

@@ -110,6 +110,7 @@ struct State {
     keys: Vec<KeyRow>,
     suspended: BTreeSet<Thumbprint>,
     released: BTreeSet<RequestId>,
+    fence: Option<UnixMillis>,
     trusted: BTreeMap<Name, Trusted>,
     successions: Arc<Successions>,
 }
@@ -164,11 +165,13 @@ impl Pins {
         };
         let (keys, suspended, released) = (store.keys()?, store.suspended_voters()?, store.released()?);
         let (trusted, successions) = (store.trusted()?, Arc::new(store.successions()?));
+        let fence = store.fence()?;
         let mut state = self.write();
         state.genesis = genesis;
         state.keys = keys;
         state.suspended = suspended.into_iter().collect();
         state.released = released.into_iter().collect();
+        state.fence = fence;
         state.successions = successions;
         for (chain, header) in trusted {
             state.trusted.entry(chain).or_insert(Trusted { header, is_written: true });
@@ -228,9 +231,14 @@ impl Pins {
         self.read().suspended.contains(&voter)
     }
 
-    /// Whether a person released this request although it is late.
+    /// Whether a person released this request although it is late, or older than the fence.
     pub fn is_released(&self, request: RequestId) -> bool {
         self.read().released.contains(&request)
+    }
+
+    /// The moment before which a request must have been opened for what was signed for it to be possibly unknown here.
+    pub fn fence(&self) -> Option<UnixMillis> {
+        self.read().fence
     }
 
     /// The last trusted header of each ledger.

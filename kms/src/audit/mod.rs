@@ -45,8 +45,8 @@ pub enum Entry {
         alg: Algorithm,
         public_key: OperationalPublicKey,
     },
-    /// A key that was on the device before is about to sign `digest`, once, so that it is seen whether both its halves
-    /// belong together. That signature is not kept.
+    /// A key that was on the device before, or is on it again, is about to sign `digest`, once, so that it is seen whether
+    /// both its halves belong together. That signature is not kept.
     KeyTried { at: UnixMillis, by: Integer, key: LoggedKey, device: Name, object: Bytes, digest: Digest },
     /// A key that was on the device before was taken over. `doubts` are what the device does not vouch for, such as
     /// that it was generated there; `alg` is absent if it is ES256.
@@ -75,6 +75,8 @@ pub enum Entry {
     },
     /// A voter's ballots count no more.
     VoterSuspended { at: UnixMillis, by: Integer, voter: Thumbprint },
+    /// The database was put back from a backup: of what was opened before `fence` only what is on record is signed again.
+    Restored { at: UnixMillis, by: Integer, epoch: Integer, fence: UnixMillis },
     /// A late request may be decided.
     Released { at: UnixMillis, by: Integer, request: RequestId },
     /// A key is about to be used. Exactly one of `digest` and `message` is there: the exact bytes.
@@ -191,6 +193,7 @@ impl Entry {
             | Entry::Pinned { at, .. }
             | Entry::KeyState { at, .. }
             | Entry::VoterSuspended { at, .. }
+            | Entry::Restored { at, .. }
             | Entry::Released { at, .. }
             | Entry::Intent { at, .. }
             | Entry::Result { at, .. }
@@ -210,6 +213,7 @@ impl Entry {
             Entry::Pinned { .. } => "pinned",
             Entry::KeyState { .. } => "key-state",
             Entry::VoterSuspended { .. } => "voter-suspended",
+            Entry::Restored { .. } => "restored",
             Entry::Released { .. } => "released",
             Entry::Intent { .. } => "intent",
             Entry::Result { .. } => "result",
@@ -224,7 +228,7 @@ impl Entry {
         match self {
             Entry::KeyState { by: None, .. } => 1,
             Entry::DeviceLog { findings, .. } if !findings.is_empty() => 1,
-            Entry::Refusal { .. } | Entry::KeyAdopted { .. } => 4,
+            Entry::Refusal { .. } | Entry::KeyAdopted { .. } | Entry::Restored { .. } => 4,
             Entry::Intent { .. } | Entry::Result { .. } | Entry::DeviceLog { .. } => 6,
             _ => 5,
         }

@@ -7,6 +7,7 @@ use assent_consensus::json;
 use assent_consensus::message::DeploymentId;
 use assent_consensus::name::Name;
 use assent_consensus::operational_key::{MessageDigest, VerificationKey};
+use assent_consensus::time::UnixMillis;
 use serde::Serialize;
 
 use super::{Entry, LoggedKey, next_head};
@@ -80,6 +81,7 @@ struct Walk {
     head: Option<Digest>,
     keys: Vec<KnownKey>,
     deployment: Option<DeploymentId>,
+    fence: Option<UnixMillis>,
     duties: BTreeSet<Digest>,
     /// Intents without a result, by number: duty, key, digest to be signed.
     open: BTreeMap<u64, (Digest, VerificationKey, MessageDigest)>,
@@ -127,6 +129,7 @@ impl Walk {
             }
             Entry::Pinned { .. } => return Err("a deployment is pinned twice".into()),
             Entry::KeyState { key, to, .. } => self.key(&key)?.state = to,
+            Entry::Restored { fence, .. } => self.fence = Some(fence),
             Entry::Intent { .. } => self.intend(number, entry)?,
             Entry::Result { intent, .. } => {
                 let signature = entry.signature().ok_or("it has no signature")?;
@@ -191,6 +194,9 @@ impl Walk {
         let pinned = store.genesis()?.map(|bytes| DeploymentId(Digest::of(&bytes)));
         if pinned != self.deployment {
             return table("another deployment is pinned than the one in the log".into());
+        }
+        if store.fence()? != self.fence {
+            return table("the table `fence` does not say when the database was put back".into());
         }
         if store.device_logs()? != self.device_logs {
             return table("the table `device_log` does not say how far it was read".into());

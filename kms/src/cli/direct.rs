@@ -10,6 +10,7 @@ use super::screen::{Failure, Screen};
 use crate::audit::{self, Bound, Format};
 use crate::config::Config;
 use crate::daemon;
+use crate::restore;
 use crate::store::{self, Store};
 
 pub(super) fn init(config: &Config, path: &Path, screen: &Screen) -> Result<(), Failure> {
@@ -33,6 +34,36 @@ pub(super) fn init(config: &Config, path: &Path, screen: &Screen) -> Result<(), 
 pub(super) fn serve(config: Config) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     Ok(runtime.block_on(daemon::serve(config))?)
+}
+
+pub(super) fn back_up(config: &Config, out: &Path, screen: &Screen) -> Result<(), Failure> {
+    let made = restore::back_up(config, out)?;
+    screen.show(&made, |made| {
+        vec![
+            format!("wrote `{}`: {} entries, head {}", made.database.display(), made.entries, made.head),
+            "it holds no private key: copy the token by its maker's means, and keep the two apart".into(),
+        ]
+    })
+}
+
+pub(super) fn restore(config: &Config, from: &Path, screen: &Screen) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let restored = runtime.block_on(restore::restore(config, from))?;
+    screen.show(&restored, |restored| {
+        let mut lines: Vec<String> =
+            restored.tried.iter().map(|key| format!("{key} is on the token, and signs")).collect();
+        lines.extend([
+            format!("put back, with epoch {}; the backup ends at {}", restored.epoch, restored.last_entry),
+            format!(
+                "of requests from before {}, only what is on record is signed again; others need `assent-kms release`",
+                restored.fence
+            ),
+            "what was said since the backup is not known: say again which keys are compromised or suspended, and which \
+             voters are suspended; and then start the daemon"
+                .into(),
+        ]);
+        lines
+    })
 }
 
 pub(super) fn retry_pin(config: &Config, screen: &Screen) -> Result<(), Failure> {

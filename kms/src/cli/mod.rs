@@ -47,6 +47,17 @@ enum Command {
     Init,
     /// Run the daemon
     Serve,
+    /// Copy the database into a new directory, also while the daemon runs; no private key is in it
+    Backup {
+        /// The directory, which is made
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Put a backup back where there is no database, onto a token that holds its keys; the daemon must not run
+    Restore {
+        /// The backup's directory, or a copied state directory
+        from: PathBuf,
+    },
     /// Pin the deployment whose genesis file this is, once and for all; compare the id that is printed with a second person
     Pin {
         /// The genesis file
@@ -58,7 +69,7 @@ enum Command {
     /// Say what became of a voter
     #[command(subcommand)]
     Voter(VoterCommand),
-    /// Let a request be decided although it is late
+    /// Let a request be decided although it is late, or be signed for although it is older than a restore
     Release {
         /// The request's id
         request: RequestId,
@@ -216,6 +227,8 @@ fn run(command: Command, config: Config, path: &Path, screen: &Screen) -> Result
             log();
             direct::serve(config)
         }
+        Command::Backup { out } => direct::back_up(&config, &out, screen),
+        Command::Restore { from } => direct::restore(&config, &from, screen),
         Command::RetryPin => direct::retry_pin(&config, screen),
         Command::Audit(AuditCommand::Verify { head, heads }) => {
             direct::audit_verify(&config, head, heads.as_deref(), screen)

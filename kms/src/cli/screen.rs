@@ -10,6 +10,7 @@ use crate::admin::AdminError;
 use crate::audit::AuditError;
 use crate::daemon::DaemonError;
 use crate::pin::PinError;
+use crate::restore::RestoreError;
 use crate::store::StoreError;
 
 /// The standard output, for people or for programs.
@@ -109,6 +110,15 @@ impl From<AuditError> for Failure {
         match error {
             AuditError::Store(error) => Failure::failed(error),
             error => Failure::does_not_verify(error),
+        }
+    }
+}
+
+impl From<RestoreError> for Failure {
+    fn from(error: RestoreError) -> Failure {
+        match error {
+            RestoreError::Audit(error) => error.into(),
+            error => Failure::failed(error),
         }
     }
 }

@@ -40,6 +40,12 @@ impl Checker {
         let action = approval.action(&self.genesis)?;
         check_claim(claim, &approval, &action.step.name)?;
         self.check_act_by(claim.request, action.act_by)?;
+        let purpose = match action.act {
+            Act::Sign { .. } => Purpose::Action,
+            Act::RotateKey { .. } => Purpose::TransitionFirst,
+            Act::DestroyKey { .. } => Purpose::Change,
+        };
+        self.check_fence(purpose, claim.request, approval.vote_request.opened)?;
 
         match action.act {
             Act::Sign { key: entry, artifact } => {

@@ -7,7 +7,7 @@ use assent_consensus::bundle::Signatures;
 use assent_consensus::duty::Duty;
 use assent_consensus::event::{ConsensusEvent, ProcessEvent};
 use assent_consensus::genesis::{ContractEntry, Genesis, KeyEntry};
-use assent_consensus::header::EventProof;
+use assent_consensus::header::{EventProof, SealedHeader};
 use assent_consensus::jwk::Thumbprint;
 use assent_consensus::message::{KeyVersion, RequestId};
 use assent_consensus::name::Name;
@@ -25,7 +25,7 @@ use crate::pins::{KeyState, PinnedKey};
 use crate::signing::{DutyId, KeyName, Order, Purpose};
 
 /// How far a moment on a ledger may lie ahead of the KMS's clock.
-pub(super) const AHEAD: Millis = Millis::from_secs(60);
+pub(crate) const AHEAD: Millis = Millis::from_secs(60);
 const NOBODY: &BTreeSet<Thumbprint> = &BTreeSet::new();
 
 /// What the duties of one batch are checked against.
@@ -92,19 +92,21 @@ impl Checker {
         Verdict { purpose, request, outcome }
     }
 
-    /// Verifies that an event is final on the line of headers that this KMS trusts.
-    pub(super) fn check_event(&self, chain: &Name, proof: &EventProof, what: &str) -> Result<(), Refused> {
+    /// Verifies that an event is final on the line of headers that this KMS trusts; the header of its block.
+    pub(super) fn check_event(
+        &self,
+        chain: &Name,
+        proof: &EventProof,
+        what: &str,
+    ) -> Result<SealedHeader, Refused> {
         let Some(anchor) = self.anchors.of(chain) else {
             let message = format!("the batch has no header of the log `{chain}`, which the {what} needs");
             return Err(Refused::person("no-finality", message));
         };
-        match anchor.check(proof) {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                let message = format!("the {what} is not shown to be in the log `{chain}`: {error}");
-                Err(Refused::person(error.reason(), message))
-            }
-        }
+        anchor.check(proof).map_err(|error| {
+            let message = format!("the {what} is not shown to be in the log `{chain}`: {error}");
+            Refused::person(error.reason(), message)
+        })
     }
 
     /// The key of a contract in this version.

@@ -42,6 +42,7 @@ impl Checker {
         let key = self.contract_key(contract, question.key_version)?;
         check_trusted(&KeyName::Contract(contract.name.clone()), &key)?;
         self.check_own_vote_request(&question)?;
+        self.check_fence(Purpose::Decision, question.request, question.opened)?;
         for ballot in ballots {
             self.check_not_suspended(ballot.jws.kid(), "ballot")?;
         }

@@ -15,8 +15,9 @@
 //!
 //! | word | a person is needed, or time | why |
 //! |---|---|---|
-//! | `too-early` | time | an outcome that lies ahead of the KMS's clock |
+//! | `too-early` | time | an outcome, or a call, that lies ahead of the KMS's clock |
 //! | `too-late` | person (`assent-kms release`) | ballots whose deadline and grace are past |
+//! | `before-restore` | person (`assent-kms release`) | a request of before the database was put back |
 //! | `lapsed` | person | an action later than the policy's `act_within` |
 //! | `suspended` | person | a voter or requester whose key is suspended took part |
 //! | `other-vote-request`, `other-decision`, `other-action` | person | something else is on record for the request |
@@ -30,6 +31,7 @@ mod anchors;
 mod checker;
 mod decision;
 mod engine;
+mod fence;
 mod http;
 mod order;
 mod refusal;
@@ -39,6 +41,7 @@ mod vault;
 mod verified;
 mod vote_request;
 
+pub(crate) use checker::AHEAD;
 pub use engine::Engine;
 pub use http::router;
 pub use refusal::BatchRefusal;

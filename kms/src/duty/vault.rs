@@ -29,6 +29,7 @@ pub(super) trait Vault: Send + Sync {
     fn destroy(&self, destruction: Destruction) -> Later<'_, Result<Destroyed, SigningError>>;
     fn is_suspended(&self, voter: Thumbprint) -> bool;
     fn is_released(&self, request: RequestId) -> bool;
+    fn fence(&self) -> Option<UnixMillis>;
     fn trusted(&self) -> TrustedHeaders;
     fn advance_trusted(&self, chain: &Name, trusted: TrustedHeader) -> Result<(), SigningError>;
     fn ordered(&self, duty: DutyId) -> Result<Option<Arc<Order>>, SigningError>;
@@ -80,6 +81,10 @@ impl Vault for KmsVault {
 
     fn is_released(&self, request: RequestId) -> bool {
         self.pins.is_released(request)
+    }
+
+    fn fence(&self) -> Option<UnixMillis> {
+        self.pins.fence()
     }
 
     fn trusted(&self) -> TrustedHeaders {

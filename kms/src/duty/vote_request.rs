@@ -8,11 +8,11 @@ use assent_consensus::jws::Jws;
 use assent_consensus::message::{RequestId, VoteRequest};
 use assent_consensus::time::UnixMillis;
 
-use super::checker::{Checker, check_active, process_event};
+use super::checker::{AHEAD, Checker, check_active, process_event};
 use super::order::Prepared;
 use super::refusal::Refused;
 use crate::pins::PinnedKey;
-use crate::signing::KeyName;
+use crate::signing::{KeyName, Purpose};
 
 impl Checker {
     /// Verifies that a vote request is due, and builds it: opened now. If one was ordered before, that shows when the intent
@@ -31,7 +31,7 @@ impl Checker {
         self.check_not_suspended(opening.requester.key.thumbprint(), "start")?;
         let contract = opening.verify_question(&self.genesis, Question::from(&asked))?;
         let calling_chain = &opening.process.chain;
-        self.check_event(calling_chain, call, "call")?;
+        let called_in = self.check_event(calling_chain, call, "call")?;
         self.check_event(&contract.chain, due, "duty")?;
         let called = asked.request(self.genesis.id(), calling_chain);
         if called != request {
@@ -39,6 +39,15 @@ impl Checker {
             return Err(Refused::person("other-request", message));
         }
         let opened = (self.clock)();
+        // A block's time is its proposer's word. One dated ahead could stand behind a fence that is yet to be put up.
+        let called_at = called_in.header().time;
+        if called_at > opened.after(AHEAD) {
+            let message = format!(
+                "the call of the request `{request}` is of {called_at}, more than {AHEAD} after {opened}, the KMS's clock"
+            );
+            return Err(Refused::retry("too-early", message));
+        }
+        self.check_fence(Purpose::VoteRequest, request, called_at)?;
         let key = self.contract_key_at(contract, opened)?;
         check_active(&KeyName::Contract(contract.name.clone()), &key)?;
         Ok(Prepared::message(&key, self.build(asked, request, contract, &key, opened)))

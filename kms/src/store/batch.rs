@@ -263,6 +263,14 @@ impl Batch<'_> {
         self.run(sql::RELEASE, (request.0.as_bytes(), integer(at.get())))
     }
 
+    /// Says that this file was put back: see [`Store::fence`].
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn put_fence(&self, at: UnixMillis) -> Result<(), StoreError> {
+        self.run(sql::PUT_FENCE, [integer(at.get())])
+    }
+
     /// Says how far a device's own log was read: entry `number` of the audit log says what it brought.
     ///
     /// # Errors

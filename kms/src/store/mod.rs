@@ -234,6 +234,25 @@ impl Store {
         Ok(store)
     }
 
+    /// Writes the file of a directory as it is now, whole, into a new file, for this user alone. Others may write meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError`]; [`StoreError::Exists`] if the new file is there already.
+    pub fn copy(directory: &Path, path: &Path) -> Result<(), StoreError> {
+        let failed = |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::AlreadyExists => StoreError::Exists { path: path.to_owned() },
+            _ => StoreError::Failed { path: path.to_owned(), why: error.to_string() },
+        };
+        let store = Store::open_with(directory, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+        let name = path.to_str().ok_or_else(|| failed(std::io::Error::other("its name is not UTF-8")))?;
+        store.sql(store.connection.execute(sql::COPY, [name]))?;
+        file.sync_all().map_err(failed)?;
+        File::open(path.parent().unwrap_or(Path::new(".")))
+            .and_then(|parent| parent.sync_all())
+            .map_err(failed)
+    }
+
     fn open_with(directory: &Path, flags: OpenFlags) -> Result<Store, StoreError> {
         let path = directory.join(FILE);
         if !recognise(&path)? {
@@ -434,6 +453,16 @@ impl Store {
     pub fn released(&self) -> Result<Vec<RequestId>, StoreError> {
         let digests = self.digests(sql::RELEASED)?;
         Ok(digests.into_iter().map(|bytes| RequestId(Digest::from_bytes(bytes))).collect())
+    }
+
+    /// The moment before which a request must have been opened for its signatures to be possibly unknown here; nothing if
+    /// this file was never put back.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn fence(&self) -> Result<Option<UnixMillis>, StoreError> {
+        let read = |row: &rusqlite::Row<'_>| Ok(UnixMillis::new(row.get::<_, i64>(0)?.cast_unsigned()));
+        self.sql(self.statement(sql::FENCE)?.query_row([], read).optional())
     }
 
     fn digests(&self, query: &str) -> Result<Vec<[u8; 32]>, StoreError> {

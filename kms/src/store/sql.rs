@@ -4,7 +4,7 @@
 pub(crate) const APPLICATION_ID: i64 = 0x4173_4b6d;
 
 /// Migration n leads from `PRAGMA user_version` n to n + 1.
-pub(crate) const MIGRATIONS: [&str; 5] = ["
+pub(crate) const MIGRATIONS: [&str; 6] = ["
 -- `pending` is the epoch that is being put on the token.
 CREATE TABLE kms (
     one      INTEGER PRIMARY KEY CHECK (one = 1),
@@ -112,6 +112,12 @@ CREATE TABLE transition (
     new     TEXT,
     UNIQUE (kind, name, version)
 ) STRICT, WITHOUT ROWID;
+", "
+-- Set when the file was put back: of requests that are older, what was signed may not be known here.
+CREATE TABLE fence (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    at  INTEGER NOT NULL
+) STRICT;
 "];
 
 pub(crate) const INSERT_KMS: &str = "INSERT INTO kms (one, instance, epoch, pending) VALUES (1, ?1, 0, NULL)";
@@ -157,6 +163,9 @@ pub(crate) const SUSPEND_VOTER: &str =
 pub(crate) const RELEASED: &str = "SELECT request FROM released_request";
 pub(crate) const RELEASE: &str = "INSERT OR IGNORE INTO released_request (request, at) VALUES (?1, ?2)";
 
+pub(crate) const FENCE: &str = "SELECT at FROM fence WHERE one = 1";
+pub(crate) const PUT_FENCE: &str = "INSERT OR REPLACE INTO fence (one, at) VALUES (1, ?1)";
+
 pub(crate) const DEVICE_LOGS: &str = "SELECT device, serial, entry, item, digest FROM device_log";
 pub(crate) const PUT_DEVICE_LOG: &str =
     "INSERT OR REPLACE INTO device_log (device, serial, entry, item, digest)
@@ -177,4 +186,5 @@ pub(crate) const SAVEPOINT: &str = "SAVEPOINT work";
 pub(crate) const RELEASE_SAVEPOINT: &str = "RELEASE work";
 pub(crate) const ROLLBACK_TO_SAVEPOINT: &str = "ROLLBACK TO work";
 
+pub(crate) const COPY: &str = "VACUUM INTO ?1";
 pub(crate) const INTEGRITY: &str = "PRAGMA integrity_check(1)";

@@ -19,6 +19,7 @@ fn age(file: &Connection) {
         DROP TABLE device_log;
         DROP TABLE behind;
         DROP TABLE transition;
+        DROP TABLE fence;
         PRAGMA user_version = 1;",
     )
     .expect("aged");

@@ -36,6 +36,11 @@ impl Daemon {
         Daemon { name, program, arguments, environment, log, child: None }
     }
 
+    /// Gives it another environment from its next start on.
+    pub fn set_environment(&mut self, environment: Vec<(String, PathBuf)>) {
+        self.environment = environment;
+    }
+
     /// Starts it, and waits until `answers` says that it is there.
     ///
     /// # Errors
@@ -101,6 +106,25 @@ impl Daemon {
             }
             std::thread::sleep(INTERVAL);
         }
+    }
+
+    /// Waits until it ends by itself, with a failure; what it said last.
+    ///
+    /// # Errors
+    /// It does not run, does not end in time, or ends well.
+    pub fn failure(&mut self) -> Result<String> {
+        let mut child = self.child.take().with_context(|| format!("{} does not run", self.name))?;
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
+            if let Some(status) = child.try_wait()? {
+                ensure!(!status.success(), "{} ended with {status}", self.name);
+                return Ok(last_lines(&self.log));
+            }
+            std::thread::sleep(INTERVAL);
+        }
+        child.kill()?;
+        child.wait()?;
+        bail!("{} does not end by itself:\n{}", self.name, last_lines(&self.log))
     }
 
     /// The process's number, while it runs.

@@ -27,6 +27,7 @@ pub(super) struct Pages {
     pub(super) keys: HashMap<KeyName, (Key, PinnedKey)>,
     pub(super) suspended: HashSet<Thumbprint>,
     pub(super) released: HashSet<RequestId>,
+    pub(super) fence: Option<UnixMillis>,
     pub(super) trusted: BTreeMap<Name, TrustedHeader>,
     pub(super) orders: HashMap<DutyId, SignedOrder>,
     pub(super) refusals: Vec<(Purpose, RequestId, String)>,
@@ -100,6 +101,10 @@ impl Vault for Books {
 
     fn is_released(&self, request: RequestId) -> bool {
         self.pages().released.contains(&request)
+    }
+
+    fn fence(&self) -> Option<UnixMillis> {
+        self.pages().fence
     }
 
     fn trusted(&self) -> TrustedHeaders {

@@ -71,6 +71,8 @@ pub(super) struct Log {
     pub(super) chain: Name,
     pub(super) validator: Key,
     blocks: Vec<Block>,
+    /// What its validator says of the time, but for the height.
+    time: u64,
 }
 
 /// Where an event is.
@@ -82,7 +84,12 @@ pub(super) struct Place {
 
 impl Log {
     pub(super) fn new(deployment: DeploymentId, chain: &Name, validator: Key) -> Log {
-        Log { deployment, chain: chain.clone(), validator, blocks: Vec::new() }
+        Log { deployment, chain: chain.clone(), validator, blocks: Vec::new(), time: 0 }
+    }
+
+    /// Blocks are of this time from now on.
+    pub(super) fn set_time(&mut self, time: u64) {
+        self.time = time;
     }
 
     pub(super) fn height(&self) -> u64 {
@@ -103,7 +110,7 @@ impl Log {
             deployment: self.deployment,
             chain: self.chain.clone(),
             height,
-            time: UnixMillis::new(height.get()),
+            time: UnixMillis::new(self.time + height.get()),
             previous: self.blocks.last().map_or(self.deployment.0, |block| block.header.id()),
             validators_hash: Validators::new([self.validator.public.clone()]).hash(),
             headers_root: merkle::root(&self.ids(self.blocks.len())),

@@ -5,6 +5,7 @@ mod actions;
 mod batches;
 mod books;
 mod decisions;
+mod fence;
 mod finality;
 mod log;
 mod vote_requests;

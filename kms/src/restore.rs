@@ -1,0 +1,267 @@
+//! `assent-kms backup` and `restore`: a copy of the database, and the way back onto a token that holds its keys.
+//!
+//! A backup holds no secret: private keys are on tokens, and are copied by their makers' means. It is put back like this,
+//! beside the state directory's own file, which is there only when all of it is done:
+//!
+//! ```text
+//! copy ─▶ audit log verified ─▶ keys on the token, each tried ─▶ fence ─▶ epoch past the token's ─▶ in its place
+//! ```
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use assent_consensus::digest::{Digest, Tuple};
+use assent_consensus::encoding::Bytes;
+use assent_consensus::json::Integer;
+use assent_consensus::operational_key::MessageDigest;
+use assent_consensus::time::UnixMillis;
+use serde::Serialize;
+
+use crate::audit::{self, AuditError, Entry, LoggedKey};
+use crate::config::{Config, DeviceConfig};
+use crate::daemon::{self, DaemonError};
+use crate::device::yubihsm::LogKeeper;
+use crate::device::{DeviceError, Devices};
+use crate::device_log::DeviceLog;
+use crate::duty::AHEAD;
+use crate::epoch::{self, EpochError};
+use crate::pins::{KeyState, Pins};
+use crate::store::{self, Batch, DirectoryLock, FILE, Identity, KeyRow, Store, StoreError, Writer};
+
+/// Where a database is made ready, in the state directory.
+const STAGING: &str = "restoring";
+
+/// A backup that was made.
+#[derive(Clone, Debug, Serialize)]
+pub struct BackedUp {
+    /// The copy of the database.
+    pub database: PathBuf,
+    /// How many entries its audit log has.
+    pub entries: u64,
+    /// The audit log's head.
+    pub head: Digest,
+}
+
+/// A database that was put back.
+#[derive(Clone, Debug, Serialize)]
+pub struct Restored {
+    /// The epoch that token and database have now.
+    pub epoch: u64,
+    /// When the backup's last entry was written.
+    pub last_entry: UnixMillis,
+    /// Of requests that were opened before, only what is on record is signed again.
+    pub fence: UnixMillis,
+    /// The keys that have signed a digest, each seen to fit its public half.
+    pub tried: Vec<String>,
+}
+
+/// Why there is no backup, or nothing was put back.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The database, its directory, a device or a PIN.
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
+    /// A file.
+    #[error("`{}` cannot be used: {why}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// There is a database.
+    #[error(
+        "there is a database in `{}` already, and it may know more than the backup: if it does not, move `{FILE}` and \
+         everything that begins with this name elsewhere, and try again",
+        path.display()
+    )]
+    InTheWay {
+        /// The state directory.
+        path: PathBuf,
+    },
+    /// A log that was changed.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// Another token.
+    #[error("nothing was put back, since this is not a token with the backup's keys:\n{}", .0.join("\n"))]
+    Keys(Vec<String>),
+}
+
+impl From<StoreError> for RestoreError {
+    fn from(error: StoreError) -> RestoreError {
+        DaemonError::from(error).into()
+    }
+}
+
+impl From<DeviceError> for RestoreError {
+    fn from(error: DeviceError) -> RestoreError {
+        DaemonError::from(error).into()
+    }
+}
+
+impl From<EpochError> for RestoreError {
+    fn from(error: EpochError) -> RestoreError {
+        DaemonError::from(error).into()
+    }
+}
+
+/// Copies the database into a new directory, also while the daemon runs.
+///
+/// # Errors
+/// [`RestoreError`]
+pub fn back_up(config: &Config, out: &Path) -> Result<BackedUp, RestoreError> {
+    store::check_directory(&config.state_directory)?;
+    Store::open_reader(&config.state_directory)?;
+    store::make_directory(out)?;
+    let database = out.join(FILE);
+    Store::copy(&config.state_directory, &database)?;
+    let head = Store::open_reader(out)?.head()?;
+    Ok(BackedUp { database, entries: head.number, head: head.digest })
+}
+
+/// Puts the database in the directory `from`, which is a backup or a copied state directory, into the state directory, where
+/// there must be none, and behind a fence. The token's mark is made its own, so that no other copy of it starts.
+///
+/// # Errors
+/// [`RestoreError`]; the state directory has no database then, as before.
+pub async fn restore(config: &Config, from: &Path) -> Result<Restored, RestoreError> {
+    let directory = &config.state_directory;
+    store::make_directory(directory)?;
+    let _lock = DirectoryLock::take(directory)?;
+    let place = directory.join(FILE);
+    if place.symlink_metadata().is_ok() {
+        return Err(RestoreError::InTheWay { path: directory.clone() });
+    }
+    let staging = stage(directory, from)?;
+    Store::migrate(&staging)?;
+    let reader = Store::open_reader(&staging)?;
+    audit::verify(&reader, &[])?;
+    let (last, _) = reader.entry(reader.head()?.number)?;
+
+    let (identity, pins) = (reader.identity()?, Pins::load(&reader)?);
+    let writer = Arc::new(Writer::start(&staging, pins.clone())?);
+    let clock = daemon::system_clock();
+    let keeper = |device: &DeviceConfig| -> Option<Arc<dyn LogKeeper>> {
+        let (name, directory) = (device.name.clone(), staging.clone());
+        Some(Arc::new(DeviceLog::new(name, directory, pins.clone(), writer.clone(), clock.clone())))
+    };
+    let devices = daemon::devices(config, |_| 1, keeper)?;
+    let newest = newest_mark(&devices, &identity).await?;
+    check_keys(&devices, &pins.keys()).await?;
+    let by = Integer::saturating(u64::from(rustix::process::geteuid().as_raw()));
+    let tried = try_keys(&devices, &writer, &pins, &identity, clock(), by).await?;
+
+    let at = clock();
+    // As far as the last blocks may have been ahead of the clock.
+    let fence = at.after(AHEAD);
+    let names: Vec<_> = devices.iter().map(|(name, _)| name.clone()).collect();
+    let put = move |batch: &mut Batch<'_>| {
+        names.iter().try_for_each(|device| batch.set_abreast(device))?;
+        batch.set_epoch(newest)?;
+        batch.put_fence(fence)?;
+        batch.append(&Entry::Restored { at, by, epoch: Integer::saturating(newest + 1), fence }).map(drop)
+    };
+    writer.write(put).await?;
+    let epoch = epoch::advance(&writer, &devices, identity.instance, newest).await?;
+    for (_, pool) in devices.iter() {
+        pool.finish().await?;
+    }
+
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |error: std::io::Error| RestoreError::File { path, why: error.to_string() }
+    };
+    let ready = directory.join(format!("{FILE}.new"));
+    remove(&ready)?;
+    Store::copy(&staging, &ready)?;
+    fs::rename(&ready, &place).map_err(failed(&place))?;
+    fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed(directory))?;
+    // What is left of it is removed by the next one at the latest.
+    let _ = fs::remove_dir_all(&staging);
+    Ok(Restored { epoch, last_entry: last.at(), fence, tried })
+}
+
+/// Copies the database, with what is in its write-ahead log, into a directory of its own.
+fn stage(directory: &Path, from: &Path) -> Result<PathBuf, RestoreError> {
+    let staging = directory.join(STAGING);
+    if staging.symlink_metadata().is_ok() {
+        fs::remove_dir_all(&staging)
+            .map_err(|error| RestoreError::File { path: staging.clone(), why: error.to_string() })?;
+    }
+    store::make_directory(&staging)?;
+    for name in [FILE.to_owned(), format!("{FILE}-wal")] {
+        let path = from.join(&name);
+        match fs::read(&path).and_then(|bytes| fs::write(staging.join(&name), bytes)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && name != FILE => {}
+            copied => copied.map_err(|error| RestoreError::File { path, why: error.to_string() })?,
+        }
+    }
+    Ok(staging)
+}
+
+fn remove(path: &Path) -> Result<(), RestoreError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(RestoreError::File { path: path.to_owned(), why: error.to_string() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The newest epoch that any of the devices, which must all be there, or the database knows.
+async fn newest_mark(devices: &Devices, identity: &Identity) -> Result<u64, EpochError> {
+    let mut newest = identity.epoch.max(identity.pending.unwrap_or(0));
+    for (_, pool) in devices.iter() {
+        let marks = pool.run(|device| device.epoch_marks()).await?;
+        if marks.iter().any(|mark| mark.instance != identity.instance) {
+            return Err(EpochError::OtherInstance);
+        }
+        newest = marks.iter().map(|mark| mark.epoch).fold(newest, u64::max);
+    }
+    Ok(newest)
+}
+
+/// Whether the tokens hold all keys that can sign.
+async fn check_keys(devices: &Devices, rows: &[KeyRow]) -> Result<(), RestoreError> {
+    let mut wrong = Vec::new();
+    for row in rows.iter().filter(|row| matches!(row.state, KeyState::Active | KeyState::Suspended)) {
+        let (name, version, device, object) = (&row.name, row.version, &row.device, row.object);
+        let found = devices.get(device)?.run(move |device| device.public_key(object)).await?;
+        match found {
+            Some(key) if key == *row.public_key.public_key() => {}
+            Some(_) => {
+                wrong.push(format!("`{device}` has another key in the place of version {version} of {name}"))
+            }
+            None => wrong.push(format!("`{device}` does not hold version {version} of {name}")),
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(RestoreError::Keys(wrong)) }
+}
+
+/// Has each key that is in use sign a digest that stands for nothing else; the signatures are verified and not kept.
+async fn try_keys(
+    devices: &Devices,
+    writer: &Writer,
+    pins: &Pins,
+    identity: &Identity,
+    at: UnixMillis,
+    by: Integer,
+) -> Result<Vec<String>, RestoreError> {
+    let mut tried = Vec::new();
+    for row in pins.keys().into_iter().filter(|row| row.state == KeyState::Active) {
+        let key = LoggedKey::new(&row.name, row.version);
+        let digest = Tuple::new("assent-restore-v1")
+            .bytes(&identity.instance)
+            .bytes(row.object.as_bytes())
+            .bytes(row.public_key.thumbprint().as_bytes())
+            .hash();
+        let object = Bytes(row.object.as_bytes().to_vec());
+        let entry = Entry::KeyTried { at, by, key, device: row.device.clone(), object, digest };
+        writer.write(move |batch| batch.append(&entry).map(drop)).await?;
+        let pool = devices.get(&row.device)?;
+        pool.sign(row.object, row.public_key.clone(), MessageDigest::Sha256(digest)).await?;
+        tried.push(format!("version {} of {}", row.version, row.name));
+    }
+    Ok(tried)
+}
