@@ -39,11 +39,13 @@ fn a_device_that_was_reset_or_is_another_one_is_not_used() {
 #[test]
 fn an_answer_in_pieces_is_an_answer_and_one_that_never_comes_is_given_up() {
     let desk = Desk::new(Firmware::V2_4);
-    let driver = desk.driver_with(|settings| settings.call_timeout = Duration::from_millis(300));
-    let (object, key) = make_key(&driver);
+    let patient = desk.driver_with(|_| {});
+    let (object, key) = make_key(&patient);
     desk.simulator.script(vec![Fault::of_all(What::Pieces(1, Duration::from_micros(100)))]);
-    let mut device = driver.open().expect("a session");
-    sign(&mut device, object, &key);
+    sign(&mut patient.open().expect("a session"), object, &key);
+    drop(patient);
+    desk.simulator.script(Vec::new());
+    let driver = desk.driver_with(|settings| settings.call_timeout = Duration::from_millis(300));
     for (what, why) in [
         (What::Hang, "no answer within"),
         (What::DropReply, "broke off"),
