@@ -1,6 +1,7 @@
 //! `assent-kms backup` and `restore`: a copy of the database, and the way back onto a token that holds its keys.
 //!
-//! A backup holds no secret: private keys are on tokens, and are copied by their makers' means. It is put back like this,
+//! A backup holds no private key in the plain. Those of a device with a wrap key are in it, wrapped by that device; all others
+//! are copied by the makers' means. It is put back like this,
 //! beside the state directory's own file, which is there only when all of it is done:
 //!
 //! ```text
@@ -13,11 +14,12 @@ use std::sync::Arc;
 
 use assent_consensus::digest::{Digest, Tuple};
 use assent_consensus::encoding::Bytes;
-use assent_consensus::json::Integer;
+use assent_consensus::json::{self, Integer};
 use assent_consensus::operational_key::MessageDigest;
 use assent_consensus::time::UnixMillis;
 use serde::Serialize;
 
+use crate::admin::{NamedKey, WrappedKey};
 use crate::audit::{self, AuditError, Entry, LoggedKey};
 use crate::config::{Config, DeviceConfig};
 use crate::daemon::{self, DaemonError};
@@ -28,9 +30,12 @@ use crate::duty::AHEAD;
 use crate::epoch::{self, EpochError};
 use crate::pins::{KeyState, Pins};
 use crate::store::{self, Batch, DirectoryLock, FILE, Identity, KeyRow, Store, StoreError, Writer};
+use crate::whole_file;
 
 /// Where a database is made ready, in the state directory.
 const STAGING: &str = "restoring";
+/// The wrapped keys of a backup, beside the database.
+const WRAPPED_FILE: &str = "wrapped-keys.json";
 
 /// A backup that was made.
 #[derive(Clone, Debug, Serialize)]
@@ -41,6 +46,8 @@ pub struct BackedUp {
     pub entries: u64,
     /// The audit log's head.
     pub head: Digest,
+    /// How many keys are beside it, wrapped by their devices.
+    pub wrapped: usize,
 }
 
 /// A database that was put back.
@@ -52,8 +59,13 @@ pub struct Restored {
     pub last_entry: UnixMillis,
     /// Of requests that were opened before, only what is on record is signed again.
     pub fence: UnixMillis,
+    /// The keys that were brought back onto their device from wrapped copies.
+    pub imported: Vec<String>,
     /// The keys that have signed a digest, each seen to fit its public half.
     pub tried: Vec<String>,
+    /// The keys that sign nothing until a person resumes them, such as all of a device whose own log does not go on where
+    /// the backup ends.
+    pub suspended: Vec<String>,
 }
 
 /// Why there is no backup, or nothing was put back.
@@ -106,18 +118,21 @@ impl From<EpochError> for RestoreError {
     }
 }
 
-/// Copies the database into a new directory, also while the daemon runs.
+/// Copies the database into a new directory, also while the daemon runs, with keys that their devices wrapped beside it.
 ///
 /// # Errors
 /// [`RestoreError`]
-pub fn back_up(config: &Config, out: &Path) -> Result<BackedUp, RestoreError> {
-    store::check_directory(&config.state_directory)?;
-    Store::open_reader(&config.state_directory)?;
+pub fn back_up(config: &Config, out: &Path, wrapped: &[WrappedKey]) -> Result<BackedUp, RestoreError> {
     store::make_directory(out)?;
     let database = out.join(FILE);
     Store::copy(&config.state_directory, &database)?;
+    if !wrapped.is_empty() {
+        let path = out.join(WRAPPED_FILE);
+        let text = String::from_utf8_lossy(&json::write(&wrapped)).into_owned();
+        whole_file::replace(&path, &text).map_err(failed(&path))?;
+    }
     let head = Store::open_reader(out)?.head()?;
-    Ok(BackedUp { database, entries: head.number, head: head.digest })
+    Ok(BackedUp { database, entries: head.number, head: head.digest, wrapped: wrapped.len() })
 }
 
 /// Puts the database in the directory `from`, which is a backup or a copied state directory, into the state directory, where
@@ -148,9 +163,14 @@ pub async fn restore(config: &Config, from: &Path) -> Result<Restored, RestoreEr
     };
     let devices = daemon::devices(config, |_| 1, keeper)?;
     let newest = newest_mark(&devices, &identity).await?;
+    let imported = import_keys(&devices, &pins.keys(), &wrapped_keys(from)?).await?;
     check_keys(&devices, &pins.keys()).await?;
     let by = Integer::saturating(u64::from(rustix::process::geteuid().as_raw()));
     let tried = try_keys(&devices, &writer, &pins, &identity, clock(), by).await?;
+
+    let suspended =
+        pins.keys().into_iter().filter(|row| row.state == KeyState::Suspended).map(|row| named(&row));
+    let suspended = suspended.collect();
 
     let at = clock();
     // As far as the last blocks may have been ahead of the clock.
@@ -168,10 +188,6 @@ pub async fn restore(config: &Config, from: &Path) -> Result<Restored, RestoreEr
         pool.finish().await?;
     }
 
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |error: std::io::Error| RestoreError::File { path, why: error.to_string() }
-    };
     let ready = directory.join(format!("{FILE}.new"));
     remove(&ready)?;
     Store::copy(&staging, &ready)?;
@@ -179,22 +195,21 @@ pub async fn restore(config: &Config, from: &Path) -> Result<Restored, RestoreEr
     fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed(directory))?;
     // What is left of it is removed by the next one at the latest.
     let _ = fs::remove_dir_all(&staging);
-    Ok(Restored { epoch, last_entry: last.at(), fence, tried })
+    Ok(Restored { epoch, last_entry: last.at(), fence, imported, tried, suspended })
 }
 
 /// Copies the database, with what is in its write-ahead log, into a directory of its own.
 fn stage(directory: &Path, from: &Path) -> Result<PathBuf, RestoreError> {
     let staging = directory.join(STAGING);
     if staging.symlink_metadata().is_ok() {
-        fs::remove_dir_all(&staging)
-            .map_err(|error| RestoreError::File { path: staging.clone(), why: error.to_string() })?;
+        fs::remove_dir_all(&staging).map_err(failed(&staging))?;
     }
     store::make_directory(&staging)?;
     for name in [FILE.to_owned(), format!("{FILE}-wal")] {
         let path = from.join(&name);
         match fs::read(&path).and_then(|bytes| fs::write(staging.join(&name), bytes)) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && name != FILE => {}
-            copied => copied.map_err(|error| RestoreError::File { path, why: error.to_string() })?,
+            copied => copied.map_err(failed(&path))?,
         }
     }
     Ok(staging)
@@ -202,11 +217,53 @@ fn stage(directory: &Path, from: &Path) -> Result<PathBuf, RestoreError> {
 
 fn remove(path: &Path) -> Result<(), RestoreError> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(RestoreError::File { path: path.to_owned(), why: error.to_string() })
-        }
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed(path)(error)),
         _ => Ok(()),
     }
+}
+
+fn failed(path: &Path) -> impl FnOnce(std::io::Error) -> RestoreError {
+    let path = path.to_owned();
+    move |error| RestoreError::File { path, why: error.to_string() }
+}
+
+/// The wrapped keys of a backup, if it has any.
+fn wrapped_keys(from: &Path) -> Result<Vec<WrappedKey>, RestoreError> {
+    let path = from.join(WRAPPED_FILE);
+    match fs::read(&path) {
+        Ok(bytes) => json::read(&bytes).map_err(std::io::Error::other).map_err(failed(&path)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(failed(&path)(error)),
+    }
+}
+
+/// Brings keys that a device does not hold back onto it.
+async fn import_keys(
+    devices: &Devices,
+    rows: &[KeyRow],
+    wrapped: &[WrappedKey],
+) -> Result<Vec<String>, RestoreError> {
+    let mut imported = Vec::new();
+    for row in rows.iter().filter(|row| row.state != KeyState::Destroyed) {
+        let (pool, object) = (devices.get(&row.device)?, row.object);
+        let key = NamedKey::new(&row.name, Some(row.version));
+        let Some(copy) = wrapped.iter().find(|copy| copy.named == key && copy.device == row.device) else {
+            continue;
+        };
+        if pool.run(move |device| device.public_key(object)).await?.is_some() {
+            continue;
+        }
+        let bytes = copy.wrapped.0.clone();
+        let found = pool.run(move |device| device.wrap_import(&bytes)).await?;
+        let what = named(row);
+        if found != object {
+            let wrong =
+                format!("the wrapped copy of {what} is of another key: it came as {found}, not as {object}");
+            return Err(RestoreError::Keys(vec![wrong]));
+        }
+        imported.push(what);
+    }
+    Ok(imported)
 }
 
 /// The newest epoch that any of the devices, which must all be there, or the database knows.
@@ -222,18 +279,20 @@ async fn newest_mark(devices: &Devices, identity: &Identity) -> Result<u64, Epoc
     Ok(newest)
 }
 
+fn named(row: &KeyRow) -> String {
+    format!("version {} of {}", row.version, row.name)
+}
+
 /// Whether the tokens hold all keys that can sign.
 async fn check_keys(devices: &Devices, rows: &[KeyRow]) -> Result<(), RestoreError> {
     let mut wrong = Vec::new();
     for row in rows.iter().filter(|row| matches!(row.state, KeyState::Active | KeyState::Suspended)) {
-        let (name, version, device, object) = (&row.name, row.version, &row.device, row.object);
+        let (what, device, object) = (named(row), &row.device, row.object);
         let found = devices.get(device)?.run(move |device| device.public_key(object)).await?;
         match found {
             Some(key) if key == *row.public_key.public_key() => {}
-            Some(_) => {
-                wrong.push(format!("`{device}` has another key in the place of version {version} of {name}"))
-            }
-            None => wrong.push(format!("`{device}` does not hold version {version} of {name}")),
+            Some(_) => wrong.push(format!("`{device}` has another key in the place of {what}")),
+            None => wrong.push(format!("`{device}` does not hold {what}")),
         }
     }
     if wrong.is_empty() { Ok(()) } else { Err(RestoreError::Keys(wrong)) }
@@ -261,7 +320,7 @@ async fn try_keys(
         writer.write(move |batch| batch.append(&entry).map(drop)).await?;
         let pool = devices.get(&row.device)?;
         pool.sign(row.object, row.public_key.clone(), MessageDigest::Sha256(digest)).await?;
-        tried.push(format!("version {} of {}", row.version, row.name));
+        tried.push(named(&row));
     }
     Ok(tried)
 }

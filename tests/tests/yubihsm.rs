@@ -9,7 +9,7 @@ use assent_consensus::bundle;
 use assent_consensus::event::CaseOutcome;
 use assent_consensus::json;
 use assent_consensus::vote::Choice::Approve;
-use assent_tests::deployment::{Case, Deployment};
+use assent_tests::deployment::{Case, Deployment, yubihsm};
 use assent_yubihsm_simulator::{Command, Fault, What};
 use serde_json::Value;
 
@@ -116,4 +116,46 @@ fn a_kms_that_is_killed_explains_what_it_had_signed_and_goes_on() {
     assert!(findings.iter().all(|finding| finding.contains("may be ours")), "{findings:?}");
     let listed = deployment.assent_kms(&["doctor"]).expect("it runs");
     assert!(listed.status.success(), "no key is suspended: {}", String::from_utf8_lossy(&listed.stdout));
+}
+
+#[test]
+fn a_backup_with_wrapped_keys_is_put_back_onto_another_yubihsm() {
+    let mut deployment = deployment();
+    let run = |deployment: &Deployment, arguments: &[&str]| {
+        let output = deployment.assent_kms(arguments).expect("it runs");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    block_on(async { approved(&deployment, "release-signing", "before").await.map(drop) });
+    let said = run(&deployment, &["backup", "--out", "backup"]);
+    assert!(said.contains("are beside it, wrapped"), "{said}");
+    let wrapped = std::fs::read_to_string(deployment.directory().join("backup/wrapped-keys.json"))
+        .expect("it is there");
+    let keys = serde_json::from_str::<Vec<Value>>(&wrapped).expect("JSON").len();
+
+    // The device is lost, and the machine with it.
+    deployment.kms().stop().expect("it stops");
+    std::fs::rename(deployment.directory().join("kms"), deployment.directory().join("lost")).expect("moved");
+    let standby = yubihsm(7_550_002).expect("a YubiHSM");
+    let config = deployment.directory().join("kms.toml");
+    let text = std::fs::read_to_string(&config).expect("it is there");
+    std::fs::write(&config, text.replace(&deployment.yubihsm().url(), &standby.url())).expect("written");
+    let said = run(&deployment, &["restore", "backup"]);
+    assert_eq!(said.matches("was brought back onto its device").count(), keys, "{said}");
+    assert_eq!(said.matches("is on the token, and signs").count(), keys, "{said}");
+    deployment.start_kms().expect("it starts");
+
+    // Its log is matched from its first entry on, and nothing in it is strange.
+    let (_, _, findings) = counted(&deployment);
+    assert_eq!(findings, Vec::<String>::new());
+    let listed = run(&deployment, &["key", "list"]);
+    assert!(!listed.contains("suspended"), "{listed}");
+    let entries = audit_log(&deployment);
+    let exported = entries.iter().filter(|line| line["entry"]["entry"] == "key-exported").count();
+    assert_eq!(exported, keys);
+    let certificate = deployment.directory().join("release.pem");
+    std::fs::write(&certificate, run(&deployment, &["key", "attest", "--key", "release"])).expect("written");
+    let shown =
+        std::process::Command::new("openssl").args(["x509", "-noout", "-in"]).arg(&certificate).output();
+    assert!(shown.expect("openssl runs").status.success());
 }

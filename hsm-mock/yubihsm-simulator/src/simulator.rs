@@ -150,6 +150,12 @@ impl Simulator {
         self.shared.device().put_authentication_key(id, password, capabilities, delegated);
     }
 
+    /// Makes a wrap key in domain 1 that takes keys for signatures out and in, as the device's administrator does on each of
+    /// two devices, without an entry in the log.
+    pub fn put_wrap_key(&self, id: u16, key: [u8; 32]) {
+        self.shared.device().put_wrap_key(id, key);
+    }
+
     /// Pulls the device out and puts it in again: all sessions are gone.
     pub fn pull_out(&self) {
         self.shared.device().start();

@@ -229,6 +229,17 @@ impl Admin {
         self.change(name, version, KeyState::Active, "a person looked at it", peer).await
     }
 
+    /// A key in this version, or in the last one.
+    pub(super) fn row(&self, name: &KeyName, version: Option<KeyVersion>) -> Result<KeyRow, AdminError> {
+        let rows = self.pins.keys();
+        let fits = |row: &KeyRow| row.name == *name && version.is_none_or(|version| row.version == version);
+        let missing = || match version {
+            Some(version) => AdminError::NoKey(format!("version {version} of {name}")),
+            None => AdminError::NoKey(name.to_string()),
+        };
+        rows.into_iter().rev().find(fits).ok_or_else(missing)
+    }
+
     async fn change(
         &self,
         name: KeyName,
@@ -238,13 +249,7 @@ impl Admin {
         peer: Peer,
     ) -> Result<KeyRow, AdminError> {
         let _turn = self.turn.lock().await;
-        let rows = self.pins.keys();
-        let fits = |row: &&KeyRow| row.name == name && version.is_none_or(|version| row.version == version);
-        let missing = || match version {
-            Some(version) => AdminError::NoKey(format!("version {version} of {name}")),
-            None => AdminError::NoKey(name.to_string()),
-        };
-        let row = rows.iter().rev().find(fits).ok_or_else(missing)?;
+        let row = self.row(&name, version)?;
         // A key becomes active for the first time by being pinned, not by hand.
         let is_pinning = (row.state, to) == (KeyState::PreActivation, KeyState::Active);
         if is_pinning || !row.state.may_become(to) {

@@ -6,16 +6,20 @@
 //! | `POST /v1/keys` | [`KeyToMake`] | the new key's [`KeyView`] |
 //! | `POST /v1/keys/adopt` | [`KeyToAdopt`] | the key's [`KeyView`] |
 //! | `POST /v1/keys/compromised`, `/v1/keys/suspend`, `/v1/keys/resume` | [`NamedKey`] | the key's [`KeyView`] |
+//! | `POST /v1/keys/attest` | [`NamedKey`] | [`Attestation`] |
+//! | `POST /v1/keys/export` | | `[WrappedKey]` |
 //! | `POST /v1/pin` | the genesis file | [`PinnedView`] |
 //! | `POST /v1/voters/suspend` | `{"voter": thumbprint}` | the same |
 //! | `POST /v1/release` | `{"request": id}` | the same |
 
 mod act;
 mod adopt;
+mod custody;
 mod pinning;
 
 use std::sync::Arc;
 
+use assent_consensus::encoding;
 use assent_consensus::genesis::GENESIS_LIMIT;
 use assent_consensus::jwk::Thumbprint;
 use assent_consensus::message::{DeploymentId, KeyVersion, RequestId};
@@ -40,7 +44,7 @@ use crate::store::{KeyRow, StoreError};
 pub use act::{Admin, AdminError};
 
 /// A key by name. Exactly one of `contract` and `key` is there; without `version` the one in use is meant.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NamedKey {
     /// A contract's own key.
@@ -122,6 +126,26 @@ pub struct KeyView {
     pub created: UnixMillis,
 }
 
+/// What a device says of one of its keys.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attestation {
+    /// An X.509 certificate in DER.
+    pub certificate: encoding::Bytes,
+}
+
+/// A key that left its device under a wrap key.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WrappedKey {
+    /// Which one.
+    #[serde(flatten)]
+    pub named: NamedKey,
+    /// The device.
+    pub device: Name,
+    /// As the device gave it.
+    pub wrapped: encoding::Bytes,
+}
+
 /// Which deployment was pinned.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PinnedView {
@@ -168,6 +192,8 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/keys/compromised", post(compromised))
         .route("/v1/keys/suspend", post(suspend))
         .route("/v1/keys/resume", post(resume))
+        .route("/v1/keys/attest", post(attest))
+        .route("/v1/keys/export", post(export_wrapped))
         .route("/v1/pin", post(pin).layer(DefaultBodyLimit::max(GENESIS_LIMIT)))
         .route("/v1/voters/suspend", post(suspend_voter))
         .route("/v1/release", post(release))
@@ -228,6 +254,21 @@ async fn resume(
 ) -> Answer<KeyView> {
     let named = read(body)?;
     Ok(Json(KeyView::of(&admin.resume(named.name()?, named.version, peer).await?)))
+}
+
+async fn attest(
+    State(admin): State<Arc<Admin>>,
+    body: Result<Json<NamedKey>, JsonRejection>,
+) -> Answer<Attestation> {
+    let named = read(body)?;
+    Ok(Json(admin.attest(named.name()?, named.version).await?))
+}
+
+async fn export_wrapped(
+    State(admin): State<Arc<Admin>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+) -> Answer<Vec<WrappedKey>> {
+    Ok(Json(admin.export_wrapped(peer).await?))
 }
 
 async fn pin(

@@ -61,6 +61,8 @@ pub enum Entry {
         public_key: OperationalPublicKey,
         doubts: Vec<String>,
     },
+    /// A key is about to leave its device under a wrap key, for a backup.
+    KeyExported { at: UnixMillis, by: Integer, key: LoggedKey, device: Name },
     /// Genesis was pinned, and its keys activated.
     Pinned { at: UnixMillis, by: Integer, deployment: DeploymentId },
     /// A key's state was changed; `by` is the user, and absent if the KMS did it by itself.
@@ -190,6 +192,7 @@ impl Entry {
             | Entry::KeyCreated { at, .. }
             | Entry::KeyTried { at, .. }
             | Entry::KeyAdopted { at, .. }
+            | Entry::KeyExported { at, .. }
             | Entry::Pinned { at, .. }
             | Entry::KeyState { at, .. }
             | Entry::VoterSuspended { at, .. }
@@ -210,6 +213,7 @@ impl Entry {
             Entry::KeyCreated { .. } => "key-created",
             Entry::KeyTried { .. } => "key-tried",
             Entry::KeyAdopted { .. } => "key-adopted",
+            Entry::KeyExported { .. } => "key-exported",
             Entry::Pinned { .. } => "pinned",
             Entry::KeyState { .. } => "key-state",
             Entry::VoterSuspended { .. } => "voter-suspended",
@@ -228,7 +232,10 @@ impl Entry {
         match self {
             Entry::KeyState { by: None, .. } => 1,
             Entry::DeviceLog { findings, .. } if !findings.is_empty() => 1,
-            Entry::Refusal { .. } | Entry::KeyAdopted { .. } | Entry::Restored { .. } => 4,
+            Entry::Refusal { .. }
+            | Entry::KeyAdopted { .. }
+            | Entry::KeyExported { .. }
+            | Entry::Restored { .. } => 4,
             Entry::Intent { .. } | Entry::Result { .. } | Entry::DeviceLog { .. } => 6,
             _ => 5,
         }

@@ -6,9 +6,10 @@ use std::path::Path;
 use assent_consensus::digest::Digest;
 use assent_consensus::encoding;
 
+use super::remote;
 use super::screen::{Failure, Screen};
 use crate::audit::{self, Bound, Format};
-use crate::config::Config;
+use crate::config::{Config, DeviceConfig, DriverConfig};
 use crate::daemon;
 use crate::restore;
 use crate::store::{self, Store};
@@ -37,11 +38,25 @@ pub(super) fn serve(config: Config) -> Result<(), Failure> {
 }
 
 pub(super) fn back_up(config: &Config, out: &Path, screen: &Screen) -> Result<(), Failure> {
-    let made = restore::back_up(config, out)?;
+    // The first backup fails here, before any key has left its device.
+    store::check_directory(&config.state_directory)?;
+    let wraps =
+        |device: &DeviceConfig| matches!(device.driver, DriverConfig::YubiHsm { wrap_key: Some(_), .. });
+    let wrapped = match config.devices.iter().any(wraps) {
+        true => remote::export_wrapped(config)?,
+        false => Vec::new(),
+    };
+    let made = restore::back_up(config, out, &wrapped)?;
     screen.show(&made, |made| {
+        let keys = match made.wrapped {
+            0 => {
+                "no private key is in it: copy the token by its maker's means, and keep the two apart".into()
+            }
+            count => format!("{count} keys are beside it, wrapped: who has it and the wrap key has the keys"),
+        };
         vec![
             format!("wrote `{}`: {} entries, head {}", made.database.display(), made.entries, made.head),
-            "it holds no private key: copy the token by its maker's means, and keep the two apart".into(),
+            keys,
         ]
     })
 }
@@ -51,7 +66,10 @@ pub(super) fn restore(config: &Config, from: &Path, screen: &Screen) -> Result<(
     let restored = runtime.block_on(restore::restore(config, from))?;
     screen.show(&restored, |restored| {
         let mut lines: Vec<String> =
-            restored.tried.iter().map(|key| format!("{key} is on the token, and signs")).collect();
+            restored.imported.iter().map(|key| format!("{key} was brought back onto its device")).collect();
+        lines.extend(restored.tried.iter().map(|key| format!("{key} is on the token, and signs")));
+        let suspended = restored.suspended.iter();
+        lines.extend(suspended.map(|key| format!("{key} is suspended: find out why, and then `key resume`")));
         lines.extend([
             format!("put back, with epoch {}; the backup ends at {}", restored.epoch, restored.last_entry),
             format!(

@@ -126,6 +126,14 @@ enum KeyCommand {
     },
     /// List all keys
     List,
+    /// Print the certificate by which its device says that it generated a key (PEM), if it can
+    Attest {
+        #[command(flatten)]
+        key: KeyArgs,
+        /// Which version, if not the last one
+        #[arg(long, value_name = "NUMBER")]
+        version: Option<u64>,
+    },
     /// Say that a key is compromised: it signs nothing more, at once
     Compromised {
         #[command(flatten)]
@@ -253,6 +261,9 @@ fn run(command: Command, config: Config, path: &Path, screen: &Screen) -> Result
             remote::adopt_key(&config, &key, out.as_deref(), screen)
         }
         Command::Key(KeyCommand::List) => remote::list_keys(&config, screen),
+        Command::Key(KeyCommand::Attest { key, version }) => {
+            remote::attest_key(&config, key.name()?, read_version(version)?, screen)
+        }
         Command::Key(KeyCommand::Compromised { key, version }) => {
             remote::change_key(&config, "compromised", key.name()?, read_version(version)?, screen)
         }

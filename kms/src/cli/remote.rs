@@ -9,12 +9,17 @@ use assent_consensus::jwk::Thumbprint;
 use assent_consensus::message::{KeyVersion, RequestId};
 use assent_consensus::operational_key::{KeyFile, VerificationKey};
 use axum::http::Method;
+use p256::pkcs8::LineEnding;
+use p256::pkcs8::der::pem;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::client::call;
 use super::screen::{Failure, Screen};
-use crate::admin::{KeyList, KeyToAdopt, KeyToMake, KeyView, NamedKey, PinnedView, RequestBody, VoterBody};
+use crate::admin::{
+    Attestation, KeyList, KeyToAdopt, KeyToMake, KeyView, NamedKey, PinnedView, RequestBody, VoterBody,
+    WrappedKey,
+};
 use crate::config::Config;
 use crate::signing::KeyName;
 
@@ -127,6 +132,22 @@ pub(super) fn change_key(
 ) -> Result<(), Failure> {
     let view: KeyView = post(config, &format!("/v1/keys/{to}"), &NamedKey::new(&name, version))?;
     screen.show(&view, |view| vec![format!("version {} of {name} is {}", view.version, view.state)])
+}
+
+pub(super) fn attest_key(
+    config: &Config,
+    name: KeyName,
+    version: Option<KeyVersion>,
+    screen: &Screen,
+) -> Result<(), Failure> {
+    let made: Attestation = post(config, "/v1/keys/attest", &NamedKey::new(&name, version))?;
+    let pem = pem::encode_string("CERTIFICATE", LineEnding::LF, &made.certificate.0);
+    let pem = pem.map_err(|error| Failure::failed(format!("the certificate cannot be shown: {error}")))?;
+    screen.show(&made, |_| pem.lines().map(str::to_owned).collect())
+}
+
+pub(super) fn export_wrapped(config: &Config) -> Result<Vec<WrappedKey>, Failure> {
+    call(config, Method::POST, "/v1/keys/export", Vec::new())
 }
 
 pub(super) fn pin(config: &Config, genesis: &Path, screen: &Screen) -> Result<(), Failure> {

@@ -204,6 +204,37 @@ pub trait Device: Send {
     /// [`DeviceError`]
     fn destroy(&mut self, object: ObjectId) -> Result<(), DeviceError>;
 
+    /// The certificate that says that a key was generated in the device: DER, signed by the device's own key.
+    ///
+    /// # Errors
+    /// [`DeviceError`]; most devices attest nothing.
+    fn attest(&mut self, _object: ObjectId) -> Result<Vec<u8>, DeviceError> {
+        Err(DeviceError::Failed("this device has no attestation for its keys".into()))
+    }
+
+    /// Whether keys may leave the device under a wrap key.
+    fn exports(&self) -> bool {
+        false
+    }
+
+    /// A key under the configured wrap key, for a backup.
+    ///
+    /// # Errors
+    /// [`DeviceError`]
+    fn wrap_export(&mut self, _object: ObjectId) -> Result<Vec<u8>, DeviceError> {
+        Err(DeviceError::Failed("keys do not leave this device, not even wrapped".into()))
+    }
+
+    /// Takes a key from a backup, with the id that it had.
+    ///
+    /// # Errors
+    /// [`DeviceError`]
+    fn wrap_import(&mut self, _wrapped: &[u8]) -> Result<ObjectId, DeviceError> {
+        Err(DeviceError::Failed(
+            "this device takes no wrapped keys: copy the token by its maker's means".into(),
+        ))
+    }
+
     /// The epoch marks on the device; more than one if the last change of one was cut short.
     ///
     /// # Errors

@@ -11,11 +11,30 @@ use assent_yubihsm_simulator::{Capabilities, Settings, Simulator};
 /// The KMS's authentication key on the YubiHSM, and its password.
 const AUTHENTICATION_KEY: u16 = 2;
 const PASSWORD: &str = "correct horse";
+/// The wrap key under which keys go to another YubiHSM.
+const WRAP_KEY: u16 = 3;
 
 /// A throw-away token, or a simulated YubiHSM 2.
 pub(super) enum KmsDevice {
     SoftHsm(SoftHsmToken),
     YubiHsm(Box<Simulator>),
+}
+
+/// A new YubiHSM, made ready for a KMS, with the wrap key that all of them have.
+///
+/// # Errors
+/// It cannot be started.
+pub fn yubihsm(serial: u32) -> Result<Simulator> {
+    let settings = Settings { serial, ..Settings::default() };
+    let simulator = Simulator::start(settings).context("the KMS's YubiHSM")?;
+    let own = Capabilities::KMS
+        | Capabilities::EXPORT_WRAPPED
+        | Capabilities::IMPORT_WRAPPED
+        | Capabilities::SIGN_ATTESTATION_CERTIFICATE;
+    let delegated = Capabilities::SIGN_ECDSA | Capabilities::EXPORTABLE_UNDER_WRAP;
+    simulator.put_authentication_key(AUTHENTICATION_KEY, PASSWORD, own, delegated);
+    simulator.put_wrap_key(WRAP_KEY, [5; 32]);
+    Ok(simulator)
 }
 
 impl KmsDevice {
@@ -25,10 +44,7 @@ impl KmsDevice {
 
     /// A new YubiHSM, made ready for a KMS.
     pub(super) fn new_yubihsm() -> Result<KmsDevice> {
-        let simulator = Simulator::start(Settings::default()).context("the KMS's YubiHSM")?;
-        let (own, delegated) = (Capabilities::KMS, Capabilities::SIGN_ECDSA);
-        simulator.put_authentication_key(AUTHENTICATION_KEY, PASSWORD, own, delegated);
-        Ok(KmsDevice::YubiHsm(Box::new(simulator)))
+        Ok(KmsDevice::YubiHsm(Box::new(yubihsm(7_550_001)?)))
     }
 
     pub(super) fn token(&self) -> &SoftHsmToken {
@@ -61,7 +77,7 @@ impl KmsDevice {
                 fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
                 Ok(format!(
                     "[[device]]\nname = \"main\"\ndriver = \"yubihsm\"\nconnector = \"{}\"\n\
-                     authentication_key = {AUTHENTICATION_KEY}\nlog_poll = \"500ms\"\npin_file = {file:?}\nsessions = 4\n",
+                     authentication_key = {AUTHENTICATION_KEY}\nwrap_key = {WRAP_KEY}\nlog_poll = \"500ms\"\npin_file = {file:?}\nsessions = 4\n",
                     simulator.url()
                 ))
             }

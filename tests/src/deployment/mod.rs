@@ -30,6 +30,7 @@ use crate::program;
 pub use daemon::Daemon;
 pub use desk::{Case, Desk, Receipt, name};
 use device::KmsDevice;
+pub use device::yubihsm;
 
 /// CKA_ID of the key that is on the token before the KMS.
 const ADOPTED: &str = "0a01";

@@ -16,7 +16,8 @@ use crate::clock::Clock;
 use crate::command::Command;
 use crate::log::{Line, Log, LogEntry, NOTHING, PLACES};
 use crate::object::{
-    ALGORITHMS, AUTHENTICATION, AuthenticationKey, Content, Kind, LABEL, Object, Origin, fill_random,
+    AES256_CCM, ALGORITHMS, AUTHENTICATION, AuthenticationKey, Content, Kind, LABEL, Object, Origin,
+    fill_random,
 };
 use crate::options::DeviceOptions;
 use crate::simulator::{DEFAULT_KEY, DEFAULT_PASSWORD, SessionCounts};
@@ -145,6 +146,21 @@ impl Device {
             sequence: 0,
             origin: Origin::IMPORTED,
             content: Content::Authentication(AuthenticationKey::from_password(password)),
+        });
+    }
+
+    pub(crate) fn put_wrap_key(&mut self, id: u16, key: [u8; 32]) {
+        self.store.replace(Object {
+            id,
+            kind: Kind::WrapKey,
+            label: [0; LABEL],
+            domains: Domains(1),
+            capabilities: Capabilities::EXPORT_WRAPPED | Capabilities::IMPORT_WRAPPED,
+            delegated: Capabilities::SIGN_ECDSA | Capabilities::EXPORTABLE_UNDER_WRAP,
+            algorithm: AES256_CCM,
+            sequence: 0,
+            origin: Origin::IMPORTED,
+            content: Content::Wrap(key.to_vec()),
         });
     }
 

@@ -43,44 +43,6 @@ fn object_id(number: u16) -> ObjectId {
 }
 
 impl YubiHsmDevice {
-    /// The certificate that says that a key was generated in the device: DER, signed by the device's own key.
-    ///
-    /// # Errors
-    /// [`DeviceError`]
-    pub fn attest(&mut self, object: ObjectId) -> Result<Vec<u8>, DeviceError> {
-        let id = known(object)?;
-        let used = Use { command: ATTEST, object: Some(id) };
-        self.call(Some(used), |client| client.sign_attestation_certificate(id, None))
-            .map(|certificate| certificate.into_vec())
-            .map_err(|failure| absent(failure, object))
-    }
-
-    /// A key under the configured wrap key, for a backup.
-    ///
-    /// # Errors
-    /// [`DeviceError`]
-    pub fn wrap_export(&mut self, object: ObjectId) -> Result<Vec<u8>, DeviceError> {
-        let (id, wrap_key) = (known(object)?, self.wrap_key()?);
-        let used = Use { command: EXPORT, object: Some(id) };
-        self.call(Some(used), |client| client.export_wrapped(wrap_key, Type::AsymmetricKey, id))
-            .map(wrap::Message::into_vec)
-            .map_err(|failure| absent(failure, object))
-    }
-
-    /// A key from a backup, with the id that it had.
-    ///
-    /// # Errors
-    /// [`DeviceError`]
-    pub fn wrap_import(&mut self, wrapped: &[u8]) -> Result<ObjectId, DeviceError> {
-        let wrap_key = self.wrap_key()?;
-        let message = wrap::Message::from_vec(wrapped.to_vec()).map_err(|error| {
-            DeviceError::Failed(format!("what is to be imported is no wrapped key: {error}"))
-        })?;
-        let used = Use { command: IMPORT, object: None };
-        let handle = self.call(Some(used), |client| client.import_wrapped(wrap_key, message.clone()));
-        Ok(object_id(handle.map_err(|failure| failure.error)?.object_id))
-    }
-
     fn wrap_key(&self) -> Result<u16, DeviceError> {
         self.shared.settings.wrap_key.ok_or_else(|| {
             DeviceError::Setup(
@@ -283,6 +245,36 @@ impl Device for YubiHsmDevice {
 
     fn destroy(&mut self, object: ObjectId) -> Result<(), DeviceError> {
         self.delete(known(object)?, Type::AsymmetricKey)
+    }
+
+    fn attest(&mut self, object: ObjectId) -> Result<Vec<u8>, DeviceError> {
+        let id = known(object)?;
+        let used = Use { command: ATTEST, object: Some(id) };
+        self.call(Some(used), |client| client.sign_attestation_certificate(id, None))
+            .map(|certificate| certificate.into_vec())
+            .map_err(|failure| absent(failure, object))
+    }
+
+    fn exports(&self) -> bool {
+        self.shared.settings.wrap_key.is_some()
+    }
+
+    fn wrap_export(&mut self, object: ObjectId) -> Result<Vec<u8>, DeviceError> {
+        let (id, wrap_key) = (known(object)?, self.wrap_key()?);
+        let used = Use { command: EXPORT, object: Some(id) };
+        self.call(Some(used), |client| client.export_wrapped(wrap_key, Type::AsymmetricKey, id))
+            .map(wrap::Message::into_vec)
+            .map_err(|failure| absent(failure, object))
+    }
+
+    fn wrap_import(&mut self, wrapped: &[u8]) -> Result<ObjectId, DeviceError> {
+        let wrap_key = self.wrap_key()?;
+        let message = wrap::Message::from_vec(wrapped.to_vec()).map_err(|error| {
+            DeviceError::Failed(format!("what is to be imported is no wrapped key: {error}"))
+        })?;
+        let used = Use { command: IMPORT, object: None };
+        let handle = self.call(Some(used), |client| client.import_wrapped(wrap_key, message.clone()));
+        Ok(object_id(handle.map_err(|failure| failure.error)?.object_id))
     }
 
     fn epoch_marks(&mut self) -> Result<Vec<EpochMark>, DeviceError> {
