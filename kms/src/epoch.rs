@@ -19,8 +19,8 @@ use crate::store::{Batch, Identity, KeyRow, Store, StoreError, Writer};
 pub enum EpochError {
     /// The token is another KMS's.
     #[error(
-        "the token belongs to another KMS (a data object `assent-kms-epoch` of another instance is on it): use a token of \
-         its own for each KMS"
+        "the token belongs to another KMS (a data object `assent-kms-epoch` of another instance is on it): connect this \
+         KMS's token, or put this KMS's own database back; each KMS has a token of its own"
     )]
     OtherInstance,
     /// The token has no mark.
@@ -31,8 +31,10 @@ pub enum EpochError {
     NoMark,
     /// One of them is older.
     #[error(
-        "the database is of epoch {database} and the token of {token}: one of them was put back to an older state, and \
-         signing could say two things; restore the newest database that there is"
+        "the database is of epoch {database} and the token of {token}: the {} was put back to an older state, and signing \
+         could say two things; put back the newest copy of the {} that there is",
+        older(*database, *token),
+        older(*database, *token)
     )]
     RolledBack {
         /// The database's epoch.
@@ -58,6 +60,11 @@ pub enum EpochError {
     /// The file failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// Which of the two is the older one.
+fn older(database: u64, token: u64) -> &'static str {
+    if database < token { "database" } else { "token" }
 }
 
 /// The epoch that a token and the database agree on, after a look at both; 0 for a token that has no mark and needs none

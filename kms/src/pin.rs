@@ -39,7 +39,10 @@ pub enum PinError {
     )]
     NoSource(Name),
     /// It cannot be read.
-    #[error("cannot read the PIN file `{}`: {source}", path.display())]
+    #[error(
+        "cannot read the PIN file `{}`: {source}; `pin_file` must name a file that the KMS's user can read",
+        path.display()
+    )]
     Read {
         /// The file.
         path: PathBuf,
@@ -88,7 +91,11 @@ pub enum PinError {
         path: PathBuf,
     },
     /// The mark cannot be written.
-    #[error("cannot write `{}`, so the PIN is not tried: {source}", path.display())]
+    #[error(
+        "cannot write `{}`, so the PIN is not tried: {source}; the state directory must be there, and writable for the KMS's \
+         user alone",
+        path.display()
+    )]
     Mark {
         /// The mark.
         path: PathBuf,

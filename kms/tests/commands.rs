@@ -1,6 +1,7 @@
 //! What an operator does with `assent-kms` and a real token, and what he is told when it cannot be done.
 
 mod adoption;
+mod broken_set_ups;
 mod daemon;
 mod yubihsm_alone;
 
@@ -424,4 +425,7 @@ fn a_device_that_is_added_later_holds_keys_and_is_missed_when_it_is_taken_away()
     let mut kms = home.serve();
     kms.wait_for("the configuration does not have the device of this key");
     refused(&home.run(&["doctor"]), 1, "something is wrong");
+    let file = rusqlite::Connection::open(home.path("state/kms.sqlite")).expect("it opens");
+    file.execute("UPDATE key SET state = 'destroyed' WHERE device = 'second'", []).expect("changed");
+    done(&home.run(&["doctor"]));
 }

@@ -5,20 +5,26 @@ mod probed;
 use std::time::{Duration, Instant};
 
 use assent_consensus::digest::Digest;
+use assent_consensus::name::Name;
 use assent_consensus::operational_key::{Algorithm, KeyKind};
 use serde::Serialize;
 
 use crate::config::{Config, DeviceConfig, DriverConfig};
-use crate::daemon;
+use crate::daemon::{self, DaemonError};
 use crate::device::{Device, DeviceError, DeviceKey, ObjectId, SLOW};
 use crate::epoch::{self, EpochError};
 use crate::pins::KeyState;
-use crate::store::{self, KeyRow, Store};
+use crate::store::{self, KeyRow, Store, StoreError};
 
 pub use probed::{Probed, probe};
 
 /// Signatures that are made to measure the rate.
 const MEASURED: u32 = 100;
+/// After how many columns a line is broken.
+const WIDTH: usize = 100;
+/// What to do about a key that the token does not hold.
+const MISSING: &str =
+    "restore the token from its backup; if there is none, replace the key by a `rotate-key` case";
 
 /// What was found.
 #[derive(Clone, Debug, Serialize)]
@@ -38,11 +44,33 @@ pub struct Finding {
     pub seen: String,
 }
 
+impl Finding {
+    /// For people: as many lines as it takes, the first with its mark.
+    fn lines(&self) -> Vec<String> {
+        let mark = if self.well { "ok   " } else { "WRONG" };
+        let (mut lines, mut line) = (Vec::new(), format!("{mark}  {}:", self.what));
+        for word in self.seen.split(' ') {
+            if line.chars().count() + 1 + word.chars().count() > WIDTH {
+                lines.push(std::mem::replace(&mut line, " ".repeat(mark.len() + 1)));
+            }
+            line.push(' ');
+            line.push_str(word);
+        }
+        lines.push(line);
+        lines
+    }
+}
+
 /// Looks at everything. What cannot be looked at because of something before is left out.
 pub fn examine(config: &Config) -> Report {
     let mut report = Report { findings: Vec::new() };
     let directory = store::check_directory(&config.state_directory);
+    let is_missing = matches!(directory, Err(StoreError::Uninitialised { .. }));
     report.add("state directory", directory.map(|()| config.state_directory.display().to_string()));
+    if is_missing {
+        // No PIN is tried without a place for its mark.
+        return report;
+    }
     let store = Store::open_reader(&config.state_directory).and_then(|store| {
         store.check_integrity()?;
         Ok(store)
@@ -80,7 +108,8 @@ pub fn examine(config: &Config) -> Report {
             Err(error) => report.bad(&format!("token `{}`", device.name), &error),
         }
     }
-    for row in rows.iter().filter(|row| !config.devices.iter().any(|device| device.name == row.device)) {
+    let is_configured = |row: &KeyRow| config.devices.iter().any(|device| device.name == row.device);
+    for row in rows.iter().filter(|row| row.state != KeyState::Destroyed && !is_configured(row)) {
         let what = format!("{}, version {}", row.name, row.version);
         let seen =
             format!("on the device `{}`, which the configuration does not have: put it back", row.device);
@@ -105,6 +134,18 @@ fn within<T: Send + 'static>(
     })
 }
 
+/// The error, with what to do about it where it does not say so itself.
+fn advised(error: &DaemonError) -> String {
+    let advice = match error {
+        DaemonError::Device(DeviceError::Gone(_)) => {
+            "; see that it is connected and that its software runs, and look again"
+        }
+        DaemonError::Device(DeviceError::Full(_)) => "; end what else uses it, or configure fewer `sessions`",
+        _ => "",
+    };
+    format!("{error}{advice}")
+}
+
 impl Report {
     fn examine_device(&mut self, config: &Config, of: &DeviceConfig, store: Option<&Store>, rows: &[KeyRow]) {
         let report = self;
@@ -112,7 +153,7 @@ impl Report {
         let device = daemon::driver(config, of, None).and_then(|driver| Ok((driver.connect()?, driver)));
         let (mut device, _driver) = match device {
             Ok(found) => found,
-            Err(error) => return report.bad(&token, &error),
+            Err(error) => return report.bad(&token, &advised(&error)),
         };
         let info = device.info().map(|info| {
         let limit = info.sessions_limit.map_or("no limit said".into(), |limit| format!("at most {limit}"));
@@ -137,49 +178,54 @@ impl Report {
                 .and_then(|(identity, behind)| {
                     epoch::agreed(&identity, behind, !rows.is_empty(), device.as_mut())
                 });
+            let is_another_token = matches!(agreed, Err(EpochError::OtherInstance | EpochError::NoMark));
             report.add(
-                "epoch",
+                &format!("epoch on `{}`", of.name),
                 agreed.map(|epoch| match epoch {
                     0 => "the token has no mark yet: it gets one when the daemon starts".into(),
                     epoch => format!("{epoch}, on token and database"),
                 }),
             );
+            if is_another_token {
+                // What is or is not on it says nothing of our keys.
+                return;
+            }
         }
         let keys = match device.list() {
             Ok(keys) => keys,
-            Err(error) => return report.bad("keys", &error),
+            Err(error) => return report.bad(&format!("keys on `{}`", of.name), &error),
         };
         for row in rows {
-            let key = keys.iter().find(|key| key.object == row.object);
+            let key = keys.iter().find(|key| key.object == row.object && key.has_private);
             let what = format!("{}, version {}", row.name, row.version);
-            let is_same = |key: &DeviceKey| {
-                key.has_private && key.public_key.as_ref() == Some(row.public_key.public_key())
-            };
+            let is_same = |key: &DeviceKey| key.public_key.as_ref() == Some(row.public_key.public_key());
             match (row.state, key) {
             (KeyState::Suspended, _) => report.bad(
                 &what,
-                &"suspended: find out why from the log, then `assent-kms key resume`, or say that it is compromised",
+                &"suspended: find out why from the log, then `assent-kms key resume` or `assent-kms key compromised`",
             ),
             (KeyState::Destroyed, None) => report.good(what, "destroyed".into()),
             (state, Some(key)) if is_same(key) => {
                 let origin = if row.is_adopted { "; taken over, not generated by this KMS" } else { "" };
                 report.good(what, format!("{state}, on the token as in the table{origin}"));
             }
-            (_, Some(_)) => report.bad(&what, &"the token has something else in its place: restore the token"),
+            (state, Some(_)) => report.bad(&what, &format!("{state} in the table, and another key is in its place on the token: {MISSING}")),
             (state, None) => report.bad(
                 &what,
-                &format!("{state} in the table, and not on the token: restore the token from its backup"),
+                &format!("{state} in the table, and not on the token: {MISSING}"),
             ),
         }
         }
-        let strange =
-            keys.iter().filter(|key| key.has_private && !rows.iter().any(|row| row.object == key.object));
-        for key in strange {
+        let is_strange = |key: &&DeviceKey| {
+            // Without a table nobody can tell.
+            store.is_some() && key.has_private && !rows.iter().any(|row| row.object == key.object)
+        };
+        for key in keys.iter().filter(is_strange) {
             let seen = "on the token and not in the table: left by a creation that was cut short, or another program's";
             report.good(format!("key with CKA_ID {}", key.object), seen.into());
         }
         match of.driver {
-            DriverConfig::Pkcs11 { .. } => report.measure(device.as_mut()),
+            DriverConfig::Pkcs11 { .. } => report.measure(&of.name, device.as_mut()),
             // The daemon would find in the device's log what it did not send, and raise an alarm.
             DriverConfig::YubiHsm { .. } => {}
         }
@@ -192,16 +238,12 @@ impl Report {
 
     /// For people.
     pub fn lines(&self) -> Vec<String> {
-        let line = |finding: &Finding| {
-            let mark = if finding.well { "ok   " } else { "WRONG" };
-            format!("{mark}  {}: {}", finding.what, finding.seen)
-        };
-        self.findings.iter().map(line).collect()
+        self.findings.iter().flat_map(Finding::lines).collect()
     }
 
     /// How fast the token signs with one session: with a key that is made for it and destroyed, since a key of the table
     /// signs nothing that is not in the audit log.
-    fn measure(&mut self, device: &mut dyn Device) {
+    fn measure(&mut self, name: &Name, device: &mut dyn Device) {
         let mut measured = || {
             let (object, _) =
                 device.generate(&format!("assent-doctor-{}", ObjectId::random()?), KeyKind::P256)?;
@@ -214,7 +256,7 @@ impl Report {
             signed.map(|()| format!("{rate:.0} a second with one session"))
         };
         let measured: Result<String, DeviceError> = measured();
-        self.add("signature rate", measured);
+        self.add(&format!("signature rate of `{name}`"), measured);
     }
 
     fn add<E: std::fmt::Display>(&mut self, what: &str, seen: Result<String, E>) {

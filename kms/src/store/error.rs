@@ -40,7 +40,7 @@ pub enum StoreError {
         owner: u32,
     },
     /// Not ours.
-    #[error("`{}` is not the file of a KMS: {why}", path.display())]
+    #[error("`{}` is not the file of a KMS: {why}; put the right one back, from a backup if need be", path.display())]
     Foreign {
         /// The file.
         path: PathBuf,

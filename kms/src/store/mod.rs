@@ -583,7 +583,12 @@ impl Store {
     /// [`StoreError::Damaged`]
     pub fn check_integrity(&self) -> Result<(), StoreError> {
         let found: String = self.sql(self.connection.query_row(sql::INTEGRITY, [], |row| row.get(0)))?;
-        if found == "ok" { Ok(()) } else { Err(self.damaged(found)) }
+        if found == "ok" {
+            return Ok(());
+        }
+        // Its first line names the database, of which there is one.
+        let why = found.lines().find(|line| !line.starts_with("***")).unwrap_or(&found);
+        Err(self.damaged(why))
     }
 }
 

@@ -12,7 +12,7 @@ use crate::daemon::{Home, done, refused};
 use crate::{created, pin, write_genesis};
 
 /// Does something on the KMS's token with a tool that is not ours.
-fn pkcs11_tool(home: &Home, arguments: &[&str]) {
+pub fn pkcs11_tool(home: &Home, arguments: &[&str]) {
     let module = home.token.module().display().to_string();
     let output = Command::new("pkcs11-tool")
         .args(["--module", &module, "--token-label", "kms", "--login", "--pin", "env:TOKEN_PIN"])

@@ -51,7 +51,12 @@ fn a_kms_with_a_yubihsm_alone_makes_keys_is_examined_and_finds_who_else_uses_the
         let doctor = home.json(&["doctor"]);
         let findings = doctor["findings"].as_array().expect("a list");
         assert!(findings.iter().all(|finding| finding["well"] == true), "{doctor}");
-        assert!(!findings.iter().any(|finding| finding["what"] == "signature rate"), "{doctor}");
+        assert!(
+            !findings
+                .iter()
+                .any(|finding| finding["what"].as_str().expect("text").starts_with("signature rate")),
+            "{doctor}"
+        );
         assert!(!kms.log.contains("alarm"), "{}", kms.log);
 
         let number = u16::from_str_radix(view["object"].as_str().expect("text"), 16).expect("a number");

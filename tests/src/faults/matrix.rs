@@ -304,7 +304,7 @@ impl Bench {
             audit.intents,
             audit.results
         );
-        let doctor = self.scene.kms.run(&["doctor"])?;
+        let doctor = self.scene.kms.run(&["doctor", "--json"])?;
         ensure!(!doctor.contains("cut short"), "keys were left on the token:\n{doctor}");
         self.scene.kms.run(&["audit", "verify"])?;
         Ok(())

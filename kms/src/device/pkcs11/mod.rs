@@ -146,7 +146,10 @@ impl Pkcs11Driver {
             0 => Err(DeviceError::Gone(format!(
                 "no token fits the URI in the configuration; the module `{}` shows {}",
                 self.path.display(),
-                if found.is_empty() { "no token at all".into() } else { found.join(", ") }
+                match found.as_slice() {
+                    [] => "no token at all".into(),
+                    found => format!("{}: correct `token`, if it is one of these", found.join(", ")),
+                }
             ))),
             several => Err(DeviceError::Setup(format!(
                 "{several} tokens fit the URI in the configuration: add `serial=NUMBER` to say which; the module shows {}",

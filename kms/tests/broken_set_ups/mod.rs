@@ -1,0 +1,257 @@
+//! Set-ups that are broken, each in one way: `assent-kms doctor` says of them what the manual shows, cause and remedy.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use assent_consensus::operational_key::Algorithm;
+
+use crate::adoption::pkcs11_tool;
+use crate::daemon::{Home, done};
+use crate::{created, generated, pin, write_genesis};
+
+const MANUAL: &str = include_str!("../../MANUAL.md");
+/// The manual's chapter, which shows each set-up under a heading of its own.
+const CHAPTER: &str = "## What the doctor finds\n";
+
+/// Makes such a set-up.
+type Make = fn() -> Home;
+
+/// The manual's headings, in their order.
+const SET_UPS: [(&str, Make); 14] = [
+    ("The module is no PKCS#11 module", no_module),
+    ("No token has the name", no_token),
+    ("Two tokens have the name", two_tokens),
+    ("Another token has the name", another_token),
+    ("Others can read the PIN file", open_pin_file),
+    ("The PIN is wrong", wrong_pin),
+    ("The PIN was wrong before", pin_wrong_before),
+    ("Others can use the state directory", open_directory),
+    ("The database is damaged", damaged_database),
+    ("The database is of an older state", older_database),
+    ("The token is of an older state", older_token),
+    ("The database is another KMS's", foreign_database),
+    ("A key is not on its token", key_deleted),
+    ("A key is suspended", key_suspended),
+];
+
+#[test]
+fn the_doctor_says_of_each_broken_set_up_what_the_manual_shows() {
+    let blocks = blocks();
+    let headings: Vec<_> = blocks.iter().map(|(heading, _)| *heading).collect();
+    assert_eq!(headings, SET_UPS.map(|(heading, _)| heading));
+    let mut stale = String::new();
+    for ((heading, make), (_, block)) in SET_UPS.into_iter().zip(blocks) {
+        let home = make();
+        let output = home.run(&["doctor"]);
+        let said = as_in_the_manual(&home, &String::from_utf8_lossy(&output.stdout));
+        assert_eq!(output.status.code(), Some(1), "{heading}: {said}");
+        if comparable(&said) != comparable(block) {
+            stale += &format!("\n### {heading}\n\n```\n{said}```\n");
+        }
+    }
+    assert!(stale.is_empty(), "the manual does not show what the doctor says:\n{stale}");
+}
+
+#[test]
+fn a_page_of_the_database_that_was_overwritten_is_told_in_one_line() {
+    let home = stopped();
+    let mut bytes = fs::read(home.path("state/kms.sqlite")).expect("there");
+    bytes[2 * 4096..8 * 4096].fill(0xa5);
+    fs::write(home.path("state/kms.sqlite"), bytes).expect("writable");
+    let report = home.run(&["doctor", "--json"]);
+    let report: serde_json::Value =
+        serde_json::from_slice(report.stdout.split(|byte| *byte == b'\n').next().expect("a line"))
+            .expect("JSON");
+    let seen = report["findings"][1]["seen"].as_str().expect("text");
+    assert!(seen.contains("kms.sqlite` is damaged: Tree"), "{seen}");
+    assert!(seen.ends_with("; restore it from a backup") && !seen.contains('\n'), "{seen}");
+}
+
+#[test]
+fn without_a_state_directory_there_is_one_thing_to_do_first() {
+    let home = Home::new();
+    let said = home.run(&["doctor"]);
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.starts_with("WRONG  state directory: there is no KMS in `"), "{said}");
+    assert!(said.ends_with("`: `assent-kms init` makes one\n") && said.lines().count() == 1, "{said}");
+    assert!(!home.path("state").exists());
+}
+
+/// A KMS that has run once, with a contract's and a release key, and is stopped.
+fn stopped() -> Home {
+    let home = Home::made();
+    let kms = home.serve();
+    created(&home, "--contract", "release-approval");
+    created(&home, "--key", "release");
+    assert_eq!(kms.stop(), Some(0));
+    home
+}
+
+fn no_module() -> Home {
+    let home = stopped();
+    // As when the path of a script, or of a 32-bit library, is given.
+    let module = home.path("softhsm2.conf");
+    fs::write(&module, "directories.tokendir = /var/lib/softhsm/tokens\nobjectstore.backend = file\n")
+        .expect("written");
+    home.configure(&module, &home.token.uri(), home.token.pin_file(), "");
+    home
+}
+
+fn no_token() -> Home {
+    let home = stopped();
+    home.configure(home.token.module(), "pkcs11:token=production", home.token.pin_file(), "");
+    home
+}
+
+fn two_tokens() -> Home {
+    let home = stopped();
+    home.token.add_token("kms").expect("a second token");
+    home.configure(home.token.module(), "pkcs11:token=kms", home.token.pin_file(), "");
+    home
+}
+
+fn another_token() -> Home {
+    let home = stopped();
+    fs::remove_dir_all(home.token.directory().join("tokens")).expect("there");
+    fs::create_dir(home.token.directory().join("tokens")).expect("made");
+    home.token.add_token("kms").expect("another token");
+    home.configure(home.token.module(), "pkcs11:token=kms", home.token.pin_file(), "");
+    home
+}
+
+fn open_pin_file() -> Home {
+    let home = stopped();
+    set_mode(home.token.pin_file(), 0o644);
+    home
+}
+
+fn wrong_pin() -> Home {
+    let home = stopped();
+    fs::write(home.path("pin"), "271828\n").expect("written");
+    set_mode(&home.path("pin"), 0o600);
+    home.configure(home.token.module(), &home.token.uri(), &home.path("pin"), "");
+    home
+}
+
+fn pin_wrong_before() -> Home {
+    let home = wrong_pin();
+    assert_eq!(home.run(&["doctor"]).status.code(), Some(1));
+    // Whoever corrects the file has yet to say so.
+    fs::copy(home.token.pin_file(), home.path("pin")).expect("written");
+    home
+}
+
+fn open_directory() -> Home {
+    let home = stopped();
+    set_mode(&home.path("state"), 0o755);
+    home
+}
+
+fn damaged_database() -> Home {
+    let home = stopped();
+    let file = fs::OpenOptions::new().write(true).open(home.path("state/kms.sqlite")).expect("there");
+    file.set_len(5_000).expect("cut off");
+    home
+}
+
+fn older_database() -> Home {
+    let home = stopped();
+    let copy = fs::read(home.path("state/kms.sqlite")).expect("there");
+    assert_eq!(home.serve().stop(), Some(0));
+    fs::write(home.path("state/kms.sqlite"), copy).expect("put back");
+    home
+}
+
+fn older_token() -> Home {
+    let home = stopped();
+    let (tokens, copy) = (home.token.directory().join("tokens"), home.path("copy"));
+    done(&std::process::Command::new("cp").arg("-r").args([&tokens, &copy]).output().expect("cp runs"));
+    assert_eq!(home.serve().stop(), Some(0));
+    fs::remove_dir_all(&tokens).expect("there");
+    done(&std::process::Command::new("cp").arg("-r").args([&copy, &tokens]).output().expect("cp runs"));
+    home
+}
+
+fn foreign_database() -> Home {
+    let home = stopped();
+    fs::rename(home.path("state"), home.path("own")).expect("moved");
+    let second = home.token.add_token("second").expect("a second token");
+    home.configure(home.token.module(), &second, home.token.pin_file(), "");
+    done(&home.run(&["init"]));
+    home.configure(home.token.module(), &home.token.uri(), home.token.pin_file(), "");
+    home
+}
+
+fn key_deleted() -> Home {
+    let home = Home::made();
+    let kms = home.serve();
+    let view = home.json(&["key", "create", "--key", "release"]);
+    assert_eq!(view["alg"], Algorithm::ES256.to_string());
+    let id = view["object"].as_str().expect("an id");
+    for kind in ["privkey", "pubkey"] {
+        pkcs11_tool(&home, &["--delete-object", "--type", kind, "--id", id]);
+    }
+    assert_eq!(kms.stop(), Some(0));
+    home
+}
+
+fn key_suspended() -> Home {
+    let home = Home::made();
+    let kms = home.serve();
+    let (contract, release) =
+        (created(&home, "--contract", "release-approval"), created(&home, "--key", "release"));
+    write_genesis(&home, contract, &generated(release));
+    done(&pin(&home));
+    done(&home.run(&["key", "suspend", "--key", "release"]));
+    assert_eq!(kms.stop(), Some(0));
+    home
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("ours");
+}
+
+/// Each heading of the chapter with the block below it.
+fn blocks() -> Vec<(&'static str, &'static str)> {
+    let (_, chapter) = MANUAL.split_once(CHAPTER).expect("the manual has the chapter");
+    let chapter = chapter.split("\n## ").next().unwrap_or(chapter);
+    let block = |part: &'static str| {
+        let (heading, text) = part.split_once('\n').expect("a heading");
+        let block = text.split("```").nth(1).unwrap_or_else(|| panic!("no block below `{heading}`"));
+        (heading, block)
+    };
+    chapter.split("\n### ").skip(1).map(block).collect()
+}
+
+/// What the doctor says, with the places of the manual's example instead of the test's.
+fn as_in_the_manual(home: &Home, said: &str) -> String {
+    let user = rustix::process::geteuid().as_raw();
+    let places = [
+        (home.path("state").display().to_string(), "/var/lib/assent-kms"),
+        (home.path("pin").display().to_string(), "/etc/assent-kms/pin"),
+        (home.token.pin_file().display().to_string(), "/etc/assent-kms/pin"),
+        (home.path("softhsm2.conf").display().to_string(), "/etc/softhsm2.conf"),
+        (home.token.module().display().to_string(), "/usr/lib/softhsm/libsofthsm2.so"),
+        (format!("of user {user})"), "of user 990)"),
+    ];
+    places.iter().fold(said.to_owned(), |said, (ours, manuals)| said.replace(ours, manuals))
+}
+
+/// The text without line breaks, and with `#` for ids, serial numbers, versions and rates, which are never the same.
+fn comparable(text: &str) -> String {
+    let comparable = |word: &str| {
+        let core = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+        let digits = core.strip_prefix("sha256:").unwrap_or(core);
+        let is_id = digits.len() >= 12 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let is_version = core.contains('.') && core.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        if is_id || is_version { word.replace(core, "#") } else { word.to_owned() }
+    };
+    let text = text.split_whitespace().map(comparable).collect::<Vec<_>>().join(" ");
+    match text.split_once(" a second") {
+        Some((before, after)) => {
+            format!("{}# a second{after}", before.trim_end_matches(|c: char| c.is_ascii_digit()))
+        }
+        None => text,
+    }
+}
