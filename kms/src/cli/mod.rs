@@ -15,7 +15,7 @@ use assent_consensus::jwk::Thumbprint;
 use assent_consensus::message::{KeyVersion, RequestId};
 use assent_consensus::name::Name;
 use assent_consensus::operational_key::{Algorithm, KeyKind};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 use crate::admin::{KeyToAdopt, KeyToMake};
@@ -203,6 +203,11 @@ enum AuditCommand {
         #[arg(long, value_enum, default_value = "json-lines")]
         format: audit::Format,
     },
+}
+
+/// The grammar of the command line, against which the commands in documents are checked.
+pub fn grammar() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the command that the command line asks for.

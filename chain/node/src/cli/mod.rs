@@ -34,7 +34,7 @@ mod write;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 use failure::Failure;
@@ -82,6 +82,11 @@ enum Command {
     /// Make and show keys of requesters and voters
     #[command(subcommand)]
     Key(key::KeyCommand),
+}
+
+/// The grammar of the command line, against which the commands in documents are checked.
+pub fn grammar() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the command that the command line asks for.
