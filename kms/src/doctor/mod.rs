@@ -65,9 +65,9 @@ impl Finding {
 pub fn examine(config: &Config) -> Report {
     let mut report = Report { findings: Vec::new() };
     let directory = store::check_directory(&config.state_directory);
-    let is_missing = matches!(directory, Err(StoreError::Uninitialised { .. }));
+    let is_usable = !matches!(directory, Err(StoreError::Uninitialised { .. } | StoreError::ReadOnly { .. }));
     report.add("state directory", directory.map(|()| config.state_directory.display().to_string()));
-    if is_missing {
+    if !is_usable {
         // No PIN is tried without a place for its mark.
         return report;
     }

@@ -31,6 +31,7 @@ use assent_consensus::standing::Successions;
 use assent_consensus::time::UnixMillis;
 use assent_consensus::transition::key_of;
 use rusqlite::{CachedStatement, Connection, OpenFlags, OptionalExtension};
+use rustix::fs::Access;
 
 use crate::audit::Entry;
 use crate::device::ObjectId;
@@ -150,10 +151,11 @@ pub fn make_directory(directory: &Path) -> Result<(), StoreError> {
     check_directory(directory)
 }
 
-/// Refuses a state directory that others than its owner, who is this user or root, can change or read.
+/// Refuses a state directory that others than its owner, who is this user or root, can change or read, or that this user
+/// cannot write.
 ///
 /// # Errors
-/// [`StoreError::Open`], [`StoreError::Uninitialised`], [`StoreError::Failed`]
+/// [`StoreError::Open`], [`StoreError::ReadOnly`], [`StoreError::Uninitialised`], [`StoreError::Failed`]
 pub fn check_directory(directory: &Path) -> Result<(), StoreError> {
     let metadata = std::fs::metadata(directory).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => StoreError::Uninitialised { path: directory.to_owned() },
@@ -162,9 +164,11 @@ pub fn check_directory(directory: &Path) -> Result<(), StoreError> {
     let owner = metadata.uid();
     let is_ours = owner == rustix::process::geteuid().as_raw() || owner == 0;
     match metadata.mode() & 0o7777 {
-        mode if mode & 0o077 == 0 && is_ours => Ok(()),
-        mode => Err(StoreError::Open { path: directory.to_owned(), mode, owner }),
+        mode if mode & 0o077 == 0 && is_ours => {}
+        mode => return Err(StoreError::Open { path: directory.to_owned(), mode, owner }),
     }
+    let needed = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+    rustix::fs::access(directory, needed).map_err(|_| StoreError::ReadOnly { path: directory.to_owned() })
 }
 
 /// Opening.

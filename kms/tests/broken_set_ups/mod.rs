@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
 use assent_consensus::operational_key::Algorithm;
 
@@ -18,7 +19,7 @@ const CHAPTER: &str = "## What the doctor finds\n";
 type Make = fn() -> Home;
 
 /// The manual's headings, in their order.
-const SET_UPS: [(&str, Make); 14] = [
+const SET_UPS: [(&str, Make); 15] = [
     ("The module is no PKCS#11 module", no_module),
     ("No token has the name", no_token),
     ("Two tokens have the name", two_tokens),
@@ -27,6 +28,7 @@ const SET_UPS: [(&str, Make); 14] = [
     ("The PIN is wrong", wrong_pin),
     ("The PIN was wrong before", pin_wrong_before),
     ("Others can use the state directory", open_directory),
+    ("The state directory cannot be written", read_only_directory),
     ("The database is damaged", damaged_database),
     ("The database is of an older state", older_database),
     ("The token is of an older state", older_token),
@@ -43,7 +45,8 @@ fn the_doctor_says_of_each_broken_set_up_what_the_manual_shows() {
     let mut stale = String::new();
     for ((heading, make), (_, block)) in SET_UPS.into_iter().zip(blocks) {
         let home = make();
-        let output = home.run(&["doctor"]);
+        let output = as_nobody_special(home.command(&["doctor"])).output().expect("it runs");
+        set_mode(&home.path("state"), 0o700);
         let said = as_in_the_manual(&home, &String::from_utf8_lossy(&output.stdout));
         assert_eq!(output.status.code(), Some(1), "{heading}: {said}");
         if comparable(&said) != comparable(block) {
@@ -148,6 +151,12 @@ fn open_directory() -> Home {
     home
 }
 
+fn read_only_directory() -> Home {
+    let home = stopped();
+    set_mode(&home.path("state"), 0o500);
+    home
+}
+
 fn damaged_database() -> Home {
     let home = stopped();
     let file = fs::OpenOptions::new().write(true).open(home.path("state/kms.sqlite")).expect("there");
@@ -166,10 +175,10 @@ fn older_database() -> Home {
 fn older_token() -> Home {
     let home = stopped();
     let (tokens, copy) = (home.token.directory().join("tokens"), home.path("copy"));
-    done(&std::process::Command::new("cp").arg("-r").args([&tokens, &copy]).output().expect("cp runs"));
+    done(&Command::new("cp").arg("-r").args([&tokens, &copy]).output().expect("cp runs"));
     assert_eq!(home.serve().stop(), Some(0));
     fs::remove_dir_all(&tokens).expect("there");
-    done(&std::process::Command::new("cp").arg("-r").args([&copy, &tokens]).output().expect("cp runs"));
+    done(&Command::new("cp").arg("-r").args([&copy, &tokens]).output().expect("cp runs"));
     home
 }
 
@@ -206,6 +215,23 @@ fn key_suspended() -> Home {
     done(&home.run(&["key", "suspend", "--key", "release"]));
     assert_eq!(kms.stop(), Some(0));
     home
+}
+
+/// The command, run so that modes count also for root.
+fn as_nobody_special(command: Command) -> Command {
+    if !rustix::process::geteuid().is_root() {
+        return command;
+    }
+    let mut plain = Command::new("setpriv");
+    plain.args(["--bounding-set", "-dac_override,-dac_read_search"]);
+    plain.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => plain.env(name, value),
+            None => plain.env_remove(name),
+        };
+    }
+    plain
 }
 
 fn set_mode(path: &Path, mode: u32) {
