@@ -1,3 +1,6 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use assent_consensus::digest::Digest;
 
 use super::*;
@@ -19,6 +22,24 @@ async fn a_whole_log_verifies_and_says_what_is_in_it() {
     let report = verify(&kms.store(), &[]).expect("whole");
     assert_eq!((report.entries, report.signatures, report.open_intents), (7, 2, 0));
     assert_eq!(verify(&kms.store(), &[report.head]).expect("whole").entries, 7);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_is_whole_at_every_moment_while_it_is_written() {
+    let kms = kms().await;
+    let (store, is_done) = (kms.store(), Arc::new(AtomicBool::new(false)));
+    let done = is_done.clone();
+    let verified = tokio::task::spawn_blocking(move || {
+        while !done.load(Ordering::Relaxed) {
+            verify(&store, &[])?;
+        }
+        verify(&store, &[])
+    });
+    for number in 3..=100 {
+        kms.signing.sign(order(number, "x")).await.expect("signed");
+    }
+    is_done.store(true, Ordering::Relaxed);
+    verified.await.expect("it does not panic").expect("whole");
 }
 
 #[tokio::test]

@@ -51,11 +51,16 @@ pub enum AuditError {
     Store(#[from] StoreError),
 }
 
-/// Walks the log from its first entry, and looks for the heads in `known`, which came with results.
+/// Walks the log from its first entry, and looks for the heads in `known`, which came with results. The daemon may write
+/// meanwhile.
 ///
 /// # Errors
 /// [`AuditError`], with the first entry that is wrong.
 pub fn verify(store: &Store, known: &[Digest]) -> Result<AuditReport, AuditError> {
+    store.at_one_moment(|| walk(store, known))
+}
+
+fn walk(store: &Store, known: &[Digest]) -> Result<AuditReport, AuditError> {
     store.check_integrity().map_err(|error| AuditError::Table(error.to_string()))?;
     let mut walk = Walk { instance: store.identity()?.instance, ..Walk::default() };
     let mut missing: BTreeSet<Digest> = known.iter().copied().collect();

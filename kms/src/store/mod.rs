@@ -303,6 +303,15 @@ impl Store {
 
 /// Reading.
 impl Store {
+    /// Has `read` see the file as it is at one moment, whatever others write meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError`], or what `read` gives.
+    pub fn at_one_moment<T, E: From<StoreError>>(&self, read: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        let _moment = self.sql(self.connection.unchecked_transaction())?;
+        read()
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
