@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::str::FromStr;
-use std::time::{Duration, SystemTime};
 
 use assent_consensus::digest::Digest;
 use assent_consensus::json;
@@ -10,6 +9,7 @@ use assent_consensus::time::UnixMillis;
 
 use super::walk::AuditError;
 use super::{Entry, next_head};
+use crate::moment::Moment;
 use crate::store::{Store, StoreError};
 
 /// Facility 13, "log audit", of RFC 5424 section 6.2.1.
@@ -45,10 +45,8 @@ impl FromStr for Bound {
         if let Ok(number) = text.parse() {
             return Ok(Bound::Number(number));
         }
-        let moment = humantime::parse_rfc3339(text).ok();
-        let since = moment.and_then(|moment| moment.duration_since(SystemTime::UNIX_EPOCH).ok());
-        let millis = since.and_then(|since| u64::try_from(since.as_millis()).ok());
-        millis.map(UnixMillis::new).map(Bound::Time).ok_or_else(|| BoundError(text.to_owned()))
+        let moment: Result<Moment, _> = text.parse();
+        moment.map(|Moment(moment)| Bound::Time(moment)).map_err(|_| BoundError(text.to_owned()))
     }
 }
 
@@ -108,8 +106,7 @@ pub fn export<E: From<AuditError> + From<StoreError>>(
 /// RFC 5424 section 6; what is nobody's structured data stands in the message.
 fn syslog(entry: &Entry, host: &str, message: &str) -> String {
     let priority = LOG_AUDIT * 8 + entry.severity();
-    let moment = SystemTime::UNIX_EPOCH + Duration::from_millis(entry.at().get());
-    let mut line = format!("<{priority}>1 {} ", humantime::format_rfc3339_millis(moment));
+    let mut line = format!("<{priority}>1 {} ", Moment(entry.at()).with_milliseconds());
     // HOSTNAME is printable US-ASCII without a space.
     line.extend(host.chars().filter(char::is_ascii_graphic).take(255));
     if line.ends_with(' ') {
