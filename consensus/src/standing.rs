@@ -39,6 +39,11 @@ impl Successions {
         self.0.get(key).map_or(&[], Vec::as_slice)
     }
 
+    /// The one that leads from this version of a key to the next.
+    pub fn after(&self, key: &KeyName, version: KeyVersion) -> Option<&KeyTransition> {
+        version_of(self.of(key), version.next())
+    }
+
     /// Adds the next transition of a key, which [`crate::transition::verify`] has verified to be that.
     pub fn add(&mut self, key: KeyName, transition: KeyTransition) {
         self.0.entry(key).or_default().push(transition);

@@ -15,7 +15,7 @@ use crate::device::yubihsm::{LOG_POLL, OWN_SESSIONS};
 /// Where the configuration is if no other file is named.
 pub const DEFAULT_PATH: &str = "/etc/assent-kms/kms.toml";
 
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 9] = [
     "state_directory",
     "socket",
     "admin_socket",
@@ -23,6 +23,7 @@ const KEYS: [&str; 8] = [
     "decision_grace",
     "epoch_signatures",
     "epoch_look",
+    "expiry_notice",
     "device",
 ];
 /// Keys of every device.
@@ -47,6 +48,7 @@ const ALIKE: f64 = 0.7;
 /// decision_grace = "24h"         # how late after a deadline ballots are decided on without a person; default
 /// epoch_signatures = 1000        # signatures between two marks on the token; default
 /// epoch_look = "2s"              # how often it is looked whether another KMS has put a mark there; default
+/// expiry_notice = "30d"          # how long before a key is deactivated the log, `key list` and `doctor` say so; default
 ///
 /// [[device]]                     # one or more
 /// name = "main"                  # in commands and in the log; it stays as long as there are keys on the device
@@ -91,6 +93,9 @@ pub struct Config {
     /// How often PKCS#11 tokens are looked at for a mark that another process put there.
     #[serde(default = "default_epoch_look")]
     pub epoch_look: Millis,
+    /// How long before a key is deactivated that is announced.
+    #[serde(default = "default_expiry_notice")]
+    pub expiry_notice: Millis,
     /// The devices, at least one; keys are made on the first unless another one is named.
     #[serde(rename = "device")]
     pub devices: Vec<DeviceConfig>,
@@ -274,6 +279,10 @@ fn default_epoch_look() -> Millis {
     Millis::from_secs(2)
 }
 
+fn default_expiry_notice() -> Millis {
+    Millis::from_secs(30 * 24 * 3_600)
+}
+
 fn default_call_timeout() -> Millis {
     Millis::from_secs(CALL_TIMEOUT.as_secs())
 }
@@ -376,6 +385,7 @@ mod tests {
         assert_eq!(config.allowed_users, [rustix::process::geteuid().as_raw()]);
         assert_eq!((device.sessions, config.epoch_signatures), (8, 1_000));
         assert_eq!(config.decision_grace.to_string(), "1d");
+        assert_eq!(config.expiry_notice.to_string(), "30d");
     }
 
     #[test]

@@ -25,6 +25,7 @@ use crate::device::{Device, DeviceError, Devices, Driver, EpochMark, Pool};
 use crate::device_log::DeviceLog;
 use crate::duty::{self, Engine};
 use crate::epoch::{self, EpochError, Keeping};
+use crate::life;
 use crate::pin::{PinError, PinSource};
 use crate::pins::{KeyState, Pins};
 use crate::signing::{Clock, EpochBell, Signing};
@@ -286,7 +287,11 @@ pub async fn serve(config: Config) -> Result<(), DaemonError> {
         clock.clone(),
     )?;
     let engine = Arc::new(Engine::new(pins.clone(), signing, changes, clock.clone(), config.decision_grace));
-    let admin = Arc::new(Admin::new(pins.clone(), writer, devices.clone(), directory.clone(), clock));
+    let (before, watched) = (config.expiry_notice, directory.clone());
+    tokio::spawn(life::keep_watch(writer.clone(), pins.clone(), watched, clock.clone(), before));
+    let directory = directory.clone();
+    let admin = Admin::new(pins.clone(), writer, devices.clone(), directory, clock, before);
+    let admin = Arc::new(admin);
     let ended = listen(&config, duty::router(engine), admin::router(admin), &pins, overtaken).await;
     for (name, pool) in devices.iter() {
         match tokio::time::timeout(STOP_PATIENCE, pool.finish()).await {

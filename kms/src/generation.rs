@@ -9,6 +9,7 @@ use assent_consensus::time::UnixMillis;
 
 use crate::audit::{Entry, LoggedKey};
 use crate::device::{DeviceError, Devices};
+use crate::life::Limits;
 use crate::signing::KeyName;
 use crate::store::{NewKey, StoreError, Writer};
 
@@ -19,6 +20,7 @@ pub(crate) struct KeyToGenerate {
     pub device: Name,
     pub algorithm: Algorithm,
     pub kind: KeyKind,
+    pub limits: Limits,
     /// The user who asks for it; nothing if a case does.
     pub by: Option<Integer>,
 }
@@ -42,7 +44,7 @@ impl KeyToGenerate {
         writer: &Writer,
         at: UnixMillis,
     ) -> Result<(), GenerationError> {
-        let KeyToGenerate { name, version, device, algorithm, kind, by } = self;
+        let KeyToGenerate { name, version, device, algorithm, kind, limits, by } = self;
         let pool = devices.get(&device)?;
         let label = match &name {
             KeyName::Contract(name) => format!("assent-contract-{name}-v{version}"),
@@ -64,7 +66,8 @@ impl KeyToGenerate {
             Entry::KeyCreated { at, by, key: logged, device, object: bytes, alg: algorithm, public_key };
         let written = writer.write(move |batch| {
             batch.insert_key(&key)?;
-            batch.append(&entry).map(drop)
+            batch.append(&entry)?;
+            batch.set_first_limits(at, by, (&key.name, version), &limits)
         });
         if let Err(error) = written.await {
             if let Err(error) = pool.run(move |device| device.destroy(object)).await {

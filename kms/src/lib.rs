@@ -18,6 +18,7 @@ pub mod doctor;
 pub mod duty;
 pub mod epoch;
 mod generation;
+pub mod life;
 pub mod moment;
 pub mod pin;
 pub mod pins;

@@ -10,19 +10,20 @@ use assent_consensus::duty::{TrustedChain, TrustedHeaders};
 use assent_consensus::genesis::Genesis;
 use assent_consensus::header::TrustedHeader;
 use assent_consensus::jwk::Thumbprint;
-use assent_consensus::message::{KeyTransition, KeyVersion, RequestId};
+use assent_consensus::message::{KeyVersion, RequestId};
 use assent_consensus::name::Name;
 use assent_consensus::operational_key::VerificationKey;
 use assent_consensus::standing::Successions;
 use assent_consensus::time::UnixMillis;
 
+use crate::life;
 use crate::signing::{KeyName, SigningError};
 use crate::store::{KeyRow, Store, StoreError};
 
 /// The state of a key version, in the words of NIST SP 800-57 Part 1 section 7.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyState {
-    /// Generated, and not yet in a pinned genesis.
+    /// Generated, and not yet in a pinned genesis, or not before its activation date.
     PreActivation,
     /// Signs.
     Active,
@@ -122,14 +123,8 @@ impl State {
     }
 
     fn state_at(&self, row: &KeyRow, now: UnixMillis) -> KeyState {
-        let follows = |transition: &&KeyTransition| transition.version == row.version.next();
-        let next = self.successions.of(&row.name).iter().find(follows);
-        match row.state {
-            KeyState::Active | KeyState::Suspended if next.is_some_and(|next| next.old_retires <= now) => {
-                KeyState::Deactivated
-            }
-            state => state,
-        }
+        let next = self.successions.after(&row.name, row.version);
+        life::state(row, next, now)
     }
 }
 
@@ -168,7 +163,12 @@ impl Pins {
         let fence = store.fence()?;
         let mut state = self.write();
         state.genesis = genesis;
-        state.keys = keys;
+        let before = std::mem::replace(&mut state.keys, keys);
+        // What was read may be older than the last use that is known here.
+        for row in state.keys.iter_mut().filter(|row| row.limits.is_counted()) {
+            let known = before.iter().find(|known| known.is(&row.name, row.version));
+            row.used = row.used.max(known.map_or(0, |known| known.used));
+        }
         state.suspended = suspended.into_iter().collect();
         state.released = released.into_iter().collect();
         state.fence = fence;
@@ -195,11 +195,11 @@ impl Pins {
     /// The key of this name in one version, whatever its state.
     pub fn key_version(&self, name: &KeyName, version: KeyVersion, now: UnixMillis) -> Option<PinnedKey> {
         let state = self.read();
-        let row = state.keys.iter().find(|row| row.name == *name && row.version == version)?;
+        let row = state.keys.iter().find(|row| row.is(name, version))?;
         Some(state.pinned(row, now))
     }
 
-    /// The state of a key version at `now`: one that was replaced is deactivated when what it has begun is over.
+    /// The state of a key version at `now`, on record or not: see [`crate::life`].
     pub fn state_at(&self, row: &KeyRow, now: UnixMillis) -> KeyState {
         self.read().state_at(row, now)
     }
@@ -211,13 +211,19 @@ impl Pins {
 
     /// One version of a key, whatever its state.
     pub(crate) fn key_row(&self, name: &KeyName, version: KeyVersion) -> Option<KeyRow> {
-        self.read().keys.iter().find(|row| row.name == *name && row.version == version).cloned()
+        self.read().keys.iter().find(|row| row.is(name, version)).cloned()
     }
 
     pub(crate) fn set_key_state(&self, name: &KeyName, version: KeyVersion, to: KeyState) {
-        let is_it = |row: &&mut KeyRow| row.name == *name && row.version == version;
-        if let Some(row) = self.write().keys.iter_mut().find(is_it) {
+        if let Some(row) = self.write().keys.iter_mut().find(|row| row.is(name, version)) {
             row.state = to;
+        }
+    }
+
+    /// Says how often a key whose uses are counted was used.
+    pub(crate) fn set_used(&self, name: &KeyName, version: KeyVersion, used: u64) {
+        if let Some(row) = self.write().keys.iter_mut().find(|row| row.is(name, version)) {
+            row.used = row.used.max(used);
         }
     }
 

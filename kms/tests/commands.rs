@@ -147,6 +147,68 @@ fn a_kms_is_made_keys_are_created_and_a_deployment_is_pinned_once() {
 }
 
 #[test]
+fn a_key_is_limited_when_it_is_made_and_later_and_what_is_soon_to_become_of_it_is_said() {
+    let home = Home::made();
+    let kms = home.serve();
+    let (never, soon) = ("2000-01-01T00:00:00Z", &moment_in(10));
+    let options = ["key", "create", "--key", "release", "--deactivates"];
+    refused(&home.run(&[&options[..], &[never]].concat()), 1, "is past: a date must lie ahead");
+    refused(&home.run(&[&options[..], &["2030-01-31"]].concat()), 2, "is not a moment such as");
+    assert_eq!(home.json(&["key", "list"])["keys"], serde_json::json!([]));
+    let made = home.json(&[&options[..], &[soon, "--rate", "100/1h"]].concat());
+    assert_eq!((&made["limits"]["rate"], &made["used"]), (&"100/1h".into(), &0.into()));
+    let release: PublicKey = serde_json::from_value(made["public_key"].clone()).expect("a JWK");
+    let later = moment_in(400);
+    let create = ["key", "create", "--contract", "release-approval", "--activates", &later];
+    let contract = home.json(&create);
+    let contract = serde_json::from_value(contract["public_key"].clone()).expect("a JWK");
+    write_genesis(&home, contract, &generated(release));
+    done(&pin(&home));
+
+    let listed = home.run(&["key", "list"]);
+    done(&listed);
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let (first, rest) = listed.split_once('\n').expect("lines");
+    assert!(
+        first.contains("pre-activation") && first.ends_with(&format!(", active from {later}")),
+        "{first}"
+    );
+    assert!(rest.contains("  active          ES256"), "{rest}");
+    assert!(rest.contains(&format!(", deactivated from {soon}, at most 100/1h\n")), "{rest}");
+    assert!(rest.contains(&format!("the key `release` is to be deactivated at {soon}, in 9days")), "{rest}");
+    let doctor = home.run(&["doctor"]);
+    done(&doctor);
+    let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(doctor.contains("SOON   the key `release`, version 1: active, on the token"), "{doctor}");
+    assert!(
+        doctor.contains("ok     the key of contract `release-approval`, version 1: pre-activation"),
+        "{doctor}"
+    );
+
+    let limit = |options: &[&str]| home.run(&[&["key", "limit", "--key", "release"], options].concat());
+    refused(&limit(&[]), 2, "--deactivates");
+    refused(&limit(&["--uses", "0"]), 2, "is no count of uses");
+    refused(&limit(&["--activates", &later]), 1, "only one that was never active");
+    done(&limit(&["--uses", "5", "--rate", "none", "--deactivates", "none"]));
+    let keys = home.json(&["key", "list"]);
+    assert_eq!(keys["keys"][1]["limits"], serde_json::json!({ "uses": 5 }));
+    assert_eq!(kms.stop(), Some(0));
+    let mut kms = home.serve();
+    assert_eq!(home.json(&["key", "list"]), keys, "it is so after a start");
+    done(&limit(&["--deactivates", soon]));
+    assert_eq!(kms.stop(), Some(0));
+    kms = home.serve();
+    kms.wait_for("the key is to be deactivated at");
+    done(&home.run(&["audit", "verify"]));
+}
+
+/// The moment in so many days, in whole seconds.
+fn moment_in(days: u64) -> String {
+    let moment = std::time::SystemTime::now() + std::time::Duration::from_secs(days * 24 * 3_600);
+    humantime::format_rfc3339_seconds(moment).to_string()
+}
+
+#[test]
 fn a_genesis_with_keys_that_are_not_ours_is_refused_with_all_of_them() {
     let home = Home::made();
     let _kms = home.serve();

@@ -9,11 +9,13 @@ use assent_consensus::jwk::Thumbprint;
 use assent_consensus::message::{DeploymentId, KeyVersion, RequestId};
 use assent_consensus::name::Name;
 use assent_consensus::operational_key::{Algorithm, KeyKind, WrongAlgorithm};
+use assent_consensus::time::Millis;
 
 use super::{PinnedView, pinning};
 use crate::audit::Entry;
 use crate::device::{DeviceError, Devices, ObjectId};
 use crate::generation::{GenerationError, KeyToGenerate};
+use crate::life::{Limited, Limits, LimitsError};
 use crate::pins::{KeyState, Pins};
 use crate::signing::{Clock, KeyChange, KeyName};
 use crate::sockets::Peer;
@@ -24,10 +26,12 @@ pub struct Admin {
     pub(super) pins: Pins,
     pub(super) writer: Arc<Writer>,
     pub(super) devices: Arc<Devices>,
-    directory: PathBuf,
+    pub(super) directory: PathBuf,
     pub(super) clock: Clock,
     /// Held through each act: two people at once must not make one key twice.
     pub(super) turn: tokio::sync::Mutex<()>,
+    /// How long before a key is deactivated that is announced.
+    pub(super) expiry_notice: Millis,
 }
 
 /// Why an act was not done.
@@ -79,6 +83,9 @@ pub enum AdminError {
         /// What it was to become.
         wanted: KeyState,
     },
+    /// Limits that would end it, or that are too late.
+    #[error("{0}")]
+    Limits(#[from] LimitsError),
     /// Pinned before.
     #[error(
         "this KMS is pinned to deployment `{0}`, once and for all: another deployment needs a KMS of its own"
@@ -131,6 +138,7 @@ impl AdminError {
             AdminError::Halves(_) => "halves",
             AdminError::NoKey(_) => "no-key",
             AdminError::KeyState { .. } => "key-state",
+            AdminError::Limits(_) => "limits",
             AdminError::PinnedAlready(_) => "pinned-already",
             AdminError::Genesis(_) => "genesis",
             AdminError::ForeignKeys(_) => "foreign-keys",
@@ -151,13 +159,10 @@ impl Admin {
         devices: Arc<Devices>,
         directory: PathBuf,
         clock: Clock,
+        expiry_notice: Millis,
     ) -> Admin {
-        Admin { pins, writer, devices, directory, clock, turn: tokio::sync::Mutex::new(()) }
-    }
-
-    /// All keys.
-    pub fn keys(&self) -> Vec<KeyRow> {
-        self.pins.keys()
+        let turn = tokio::sync::Mutex::new(());
+        Admin { pins, writer, devices, directory, clock, turn, expiry_notice }
     }
 
     /// Has a device generate the first version of a key; the first device of the configuration if none is named.
@@ -168,8 +173,8 @@ impl Admin {
         &self,
         name: KeyName,
         device: Option<Name>,
-        algorithm: Algorithm,
-        kind: KeyKind,
+        (algorithm, kind): (Algorithm, KeyKind),
+        limits: Limits,
         peer: Peer,
     ) -> Result<KeyRow, AdminError> {
         if matches!(name, KeyName::Contract(_)) && algorithm != Algorithm::ES256 {
@@ -178,13 +183,14 @@ impl Admin {
         if !algorithm.fits(kind) {
             return Err(WrongAlgorithm { algorithm, kind }.into());
         }
+        limits.check(Limited::NEW, (self.clock)())?;
         let _turn = self.turn.lock().await;
         if self.pins.keys().iter().any(|row| row.name == name) {
             return Err(AdminError::KeyExists(name));
         }
         let device = device.unwrap_or_else(|| self.devices.first().clone());
         let (version, by) = (KeyVersion::first(), Some(by(peer)));
-        let key = KeyToGenerate { name: name.clone(), version, device, algorithm, kind, by };
+        let key = KeyToGenerate { name: name.clone(), version, device, algorithm, kind, limits, by };
         key.generate(&self.devices, &self.writer, (self.clock)()).await?;
         self.reload().await?;
         self.pins.key_row(&name, version).ok_or(AdminError::Broken)
@@ -229,17 +235,6 @@ impl Admin {
         self.change(name, version, KeyState::Active, "a person looked at it", peer).await
     }
 
-    /// A key in this version, or in the last one.
-    pub(super) fn row(&self, name: &KeyName, version: Option<KeyVersion>) -> Result<KeyRow, AdminError> {
-        let rows = self.pins.keys();
-        let fits = |row: &KeyRow| row.name == *name && version.is_none_or(|version| row.version == version);
-        let missing = || match version {
-            Some(version) => AdminError::NoKey(format!("version {version} of {name}")),
-            None => AdminError::NoKey(name.to_string()),
-        };
-        rows.into_iter().rev().find(fits).ok_or_else(missing)
-    }
-
     async fn change(
         &self,
         name: KeyName,
@@ -249,17 +244,17 @@ impl Admin {
         peer: Peer,
     ) -> Result<KeyRow, AdminError> {
         let _turn = self.turn.lock().await;
-        let row = self.row(&name, version)?;
+        let row = self.version_of(&name, version)?;
+        let state = self.pins.state_at(&row, (self.clock)());
         // A key becomes active for the first time by being pinned, not by hand.
-        let is_pinning = (row.state, to) == (KeyState::PreActivation, KeyState::Active);
-        if is_pinning || !row.state.may_become(to) {
-            let (version, state) = (row.version, row.state);
+        let is_pinning = (state, to) == (KeyState::PreActivation, KeyState::Active);
+        if is_pinning || !state.may_become(to) {
+            let version = row.version;
             return Err(AdminError::KeyState { key: name, version, state, wanted: to });
         }
         let change = KeyChange {
             name: row.name.clone(),
             version: row.version,
-            from: row.state,
             to,
             by: Some(by(peer)),
             why: why.into(),
@@ -268,6 +263,20 @@ impl Admin {
         change.write(&self.writer, &self.pins, (self.clock)()).await?;
         tracing::warn!(alarm = true, key = %name, %version, "the key is now {to}");
         self.pins.key_row(&name, version).ok_or(AdminError::Broken)
+    }
+
+    /// A version of a key, or its newest one.
+    pub(super) fn version_of(
+        &self,
+        name: &KeyName,
+        version: Option<KeyVersion>,
+    ) -> Result<KeyRow, AdminError> {
+        let fits = |row: &KeyRow| row.name == *name && version.is_none_or(|version| row.version == version);
+        let missing = || match version {
+            Some(version) => AdminError::NoKey(format!("version {version} of {name}")),
+            None => AdminError::NoKey(name.to_string()),
+        };
+        self.pins.keys().into_iter().rev().find(fits).ok_or_else(missing)
     }
 
     /// Pins a deployment: checks that its keys are ours, and activates them. Once for a KMS.
@@ -279,11 +288,10 @@ impl Admin {
         if let Some(genesis) = self.pins.genesis() {
             return Err(AdminError::PinnedAlready(genesis.id()));
         }
-        let rows = self.pins.keys();
-        let checked = tokio::task::spawn_blocking(move || pinning::check(&bytes, &rows));
+        let (rows, at, by) = (self.pins.keys(), (self.clock)(), by(peer));
+        let checked = tokio::task::spawn_blocking(move || pinning::check(&bytes, &rows, at));
         let pinning = checked.await.map_err(|_| AdminError::Broken)??;
         let view = pinning.view();
-        let (at, by) = ((self.clock)(), by(peer));
         self.writer.write(move |batch| pinning.write(batch, at, by)).await?;
         self.reload().await?;
         tracing::info!(deployment = %view.deployment, "the deployment is pinned");

@@ -10,6 +10,7 @@ use assent_consensus::operational_key::{Algorithm, KeyKind, MessageDigest, Verif
 use super::act::{Admin, AdminError, by};
 use crate::audit::{Entry, LoggedKey};
 use crate::device::{Adoptable, DeviceError, ObjectId};
+use crate::life::{Limited, Limits};
 use crate::signing::KeyName;
 use crate::sockets::Peer;
 use crate::store::{KeyRow, NewKey};
@@ -29,9 +30,11 @@ impl Admin {
         algorithm: Option<Algorithm>,
         object: ObjectId,
         device: Option<Name>,
+        limits: Limits,
         peer: Peer,
     ) -> Result<KeyRow, AdminError> {
         let name = KeyName::Operational(name);
+        limits.check(Limited::NEW, (self.clock)())?;
         let _turn = self.turn.lock().await;
         let rows = self.pins.keys();
         if rows.iter().any(|row| row.name == name) {
@@ -103,7 +106,8 @@ impl Admin {
         self.writer
             .write(move |batch| {
                 batch.insert_key(&row)?;
-                batch.append(&entry).map(drop)
+                batch.append(&entry)?;
+                batch.set_first_limits(created, Some(by), (&row.name, version), &limits)
             })
             .await?;
         self.reload().await?;

@@ -20,7 +20,7 @@ impl Admin {
         name: KeyName,
         version: Option<KeyVersion>,
     ) -> Result<Attestation, AdminError> {
-        let row = self.row(&name, version)?;
+        let row = self.version_of(&name, version)?;
         let certificate = self.devices.get(&row.device)?.run(move |device| device.attest(row.object)).await?;
         Ok(Attestation { certificate: encoding::Bytes(certificate) })
     }

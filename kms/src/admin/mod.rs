@@ -5,6 +5,7 @@
 //! | `GET /v1/keys` | | `{"keys": [KeyView]}` |
 //! | `POST /v1/keys` | [`KeyToMake`] | the new key's [`KeyView`] |
 //! | `POST /v1/keys/adopt` | [`KeyToAdopt`] | the key's [`KeyView`] |
+//! | `POST /v1/keys/limit` | [`KeyToLimit`] | the key's [`KeyView`] |
 //! | `POST /v1/keys/compromised`, `/v1/keys/suspend`, `/v1/keys/resume` | [`NamedKey`] | the key's [`KeyView`] |
 //! | `POST /v1/keys/attest` | [`NamedKey`] | [`Attestation`] |
 //! | `POST /v1/keys/export` | | `[WrappedKey]` |
@@ -15,6 +16,7 @@
 mod act;
 mod adopt;
 mod custody;
+mod limit;
 mod pinning;
 
 use std::sync::Arc;
@@ -37,6 +39,7 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 
 use crate::device::ObjectIdError;
+use crate::life::{self, Limits, LimitsChange};
 use crate::signing::KeyName;
 use crate::sockets::Peer;
 use crate::store::{KeyRow, StoreError};
@@ -76,6 +79,9 @@ pub struct KeyToMake {
     /// The device that is to make it; without it the first one of the configuration.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub device: Option<Name>,
+    /// What it is limited to.
+    #[serde(skip_serializing_if = "Limits::is_empty", default)]
+    pub limits: Limits,
 }
 
 /// A key pair that is on a device, and is to be taken over as an operational key.
@@ -92,6 +98,26 @@ pub struct KeyToAdopt {
     /// The device that holds it; without it the first one of the configuration.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub device: Option<Name>,
+    /// What it is limited to.
+    #[serde(skip_serializing_if = "Limits::is_empty", default)]
+    pub limits: Limits,
+}
+
+/// A key whose limits are to be others. Exactly one of `contract` and `key` is there.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyToLimit {
+    /// A contract's own key.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub contract: Option<Name>,
+    /// An operational key.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub key: Option<Name>,
+    /// Its version; without it the newest one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub version: Option<KeyVersion>,
+    /// What is to become of its limits.
+    pub limits: LimitsChange,
 }
 
 /// A key, as it is shown.
@@ -105,7 +131,7 @@ pub struct KeyView {
     pub key: Option<Name>,
     /// Its version.
     pub version: KeyVersion,
-    /// Its state, in the words of NIST SP 800-57.
+    /// Its state at this moment, in the words of NIST SP 800-57.
     pub state: String,
     /// The device that holds it.
     pub device: Name,
@@ -124,6 +150,15 @@ pub struct KeyView {
     pub governed_by: Option<Name>,
     /// When it was generated, or taken over.
     pub created: UnixMillis,
+    /// What it is limited to.
+    #[serde(skip_serializing_if = "Limits::is_empty", default)]
+    pub limits: Limits,
+    /// How often it was used, if that is counted.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub used: Option<u64>,
+    /// What is soon to become of it, and what to do about that.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub notice: Option<String>,
 }
 
 /// What a device says of one of its keys.
@@ -189,6 +224,7 @@ pub fn router(admin: Arc<Admin>) -> Router {
     Router::new()
         .route("/v1/keys", get(keys).post(create_key))
         .route("/v1/keys/adopt", post(adopt_key))
+        .route("/v1/keys/limit", post(limit))
         .route("/v1/keys/compromised", post(compromised))
         .route("/v1/keys/suspend", post(suspend))
         .route("/v1/keys/resume", post(resume))
@@ -205,7 +241,7 @@ pub fn router(admin: Arc<Admin>) -> Router {
 type Answer<T> = Result<Json<T>, AdminError>;
 
 async fn keys(State(admin): State<Arc<Admin>>) -> Json<KeyList> {
-    Json(KeyList { keys: admin.keys().iter().map(KeyView::of).collect() })
+    Json(KeyList { keys: admin.pins.keys().iter().map(|row| admin.view(row)).collect() })
 }
 
 async fn create_key(
@@ -213,10 +249,10 @@ async fn create_key(
     ConnectInfo(peer): ConnectInfo<Peer>,
     body: Result<Json<KeyToMake>, JsonRejection>,
 ) -> Answer<KeyView> {
-    let KeyToMake { contract, key, alg, bits, device } = read(body)?;
+    let KeyToMake { contract, key, alg, bits, device, limits } = read(body)?;
     let name = joined(contract, key)?;
     let kind = KeyKind::new(alg, bits).map_err(|error| AdminError::Malformed(error.to_string()))?;
-    Ok(Json(KeyView::of(&admin.create_key(name, device, alg, kind, peer).await?)))
+    Ok(Json(admin.view(&admin.create_key(name, device, (alg, kind), limits, peer).await?)))
 }
 
 async fn adopt_key(
@@ -224,9 +260,18 @@ async fn adopt_key(
     ConnectInfo(peer): ConnectInfo<Peer>,
     body: Result<Json<KeyToAdopt>, JsonRejection>,
 ) -> Answer<KeyView> {
-    let KeyToAdopt { key, object, alg, device } = read(body)?;
+    let KeyToAdopt { key, object, alg, device, limits } = read(body)?;
     let object = object.parse().map_err(|error: ObjectIdError| AdminError::Malformed(error.to_string()))?;
-    Ok(Json(KeyView::of(&admin.adopt_key(key, alg, object, device, peer).await?)))
+    Ok(Json(admin.view(&admin.adopt_key(key, alg, object, device, limits, peer).await?)))
+}
+
+async fn limit(
+    State(admin): State<Arc<Admin>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    body: Result<Json<KeyToLimit>, JsonRejection>,
+) -> Answer<KeyView> {
+    let KeyToLimit { contract, key, version, limits } = read(body)?;
+    Ok(Json(admin.view(&admin.limit(joined(contract, key)?, version, limits, peer).await?)))
 }
 
 async fn compromised(
@@ -235,7 +280,7 @@ async fn compromised(
     body: Result<Json<NamedKey>, JsonRejection>,
 ) -> Answer<KeyView> {
     let named = read(body)?;
-    Ok(Json(KeyView::of(&admin.compromised(named.name()?, named.version, peer).await?)))
+    Ok(Json(admin.view(&admin.compromised(named.name()?, named.version, peer).await?)))
 }
 
 async fn suspend(
@@ -244,7 +289,7 @@ async fn suspend(
     body: Result<Json<NamedKey>, JsonRejection>,
 ) -> Answer<KeyView> {
     let named = read(body)?;
-    Ok(Json(KeyView::of(&admin.suspend(named.name()?, named.version, peer).await?)))
+    Ok(Json(admin.view(&admin.suspend(named.name()?, named.version, peer).await?)))
 }
 
 async fn resume(
@@ -253,7 +298,7 @@ async fn resume(
     body: Result<Json<NamedKey>, JsonRejection>,
 ) -> Answer<KeyView> {
     let named = read(body)?;
-    Ok(Json(KeyView::of(&admin.resume(named.name()?, named.version, peer).await?)))
+    Ok(Json(admin.view(&admin.resume(named.name()?, named.version, peer).await?)))
 }
 
 async fn attest(
@@ -323,18 +368,28 @@ impl KeyToMake {
     /// A key by this name.
     pub fn new(name: &KeyName, alg: Algorithm, bits: Option<u64>, device: Option<Name>) -> KeyToMake {
         let (contract, key) = split(name);
-        KeyToMake { contract, key, alg, bits, device }
+        KeyToMake { contract, key, alg, bits, device, limits: Limits::NONE }
     }
 }
 
-impl KeyView {
-    fn of(row: &KeyRow) -> KeyView {
-        let (contract, key) = split(&row.name);
+impl KeyToLimit {
+    /// A key by this name.
+    pub fn new(name: &KeyName, version: Option<KeyVersion>, limits: LimitsChange) -> KeyToLimit {
+        let (contract, key) = split(name);
+        KeyToLimit { contract, key, version, limits }
+    }
+}
+
+impl Admin {
+    /// A key as it is now.
+    fn view(&self, row: &KeyRow) -> KeyView {
+        let now = (self.clock)();
+        let (state, (contract, key)) = (self.pins.state_at(row, now), split(&row.name));
         KeyView {
             contract,
             key,
             version: row.version,
-            state: row.state.to_string(),
+            state: state.to_string(),
             device: row.device.clone(),
             object: row.object.to_string(),
             thumbprint: row.public_key.thumbprint(),
@@ -343,6 +398,9 @@ impl KeyView {
             adopted: row.is_adopted,
             governed_by: row.governed_by.clone(),
             created: row.created,
+            limits: row.limits.clone(),
+            used: row.limits.is_counted().then_some(row.used),
+            notice: life::notice(row, state, now, self.expiry_notice),
         }
     }
 }

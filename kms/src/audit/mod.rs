@@ -16,6 +16,8 @@ use assent_consensus::operational_key::{Algorithm, OperationalPublicKey, RawSign
 use assent_consensus::time::UnixMillis;
 use serde::{Deserialize, Serialize};
 
+use crate::life::Limits;
+use crate::pins::KeyState;
 use crate::signing::{KeyName, Order, Purpose, ToSign};
 
 pub use export::{Bound, Format, export};
@@ -75,6 +77,14 @@ pub enum Entry {
         to: String,
         why: String,
     },
+    /// A key has these limits from now on; `by` is absent if they come with the version before.
+    KeyLimits {
+        at: UnixMillis,
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        by: Option<Integer>,
+        key: LoggedKey,
+        limits: Limits,
+    },
     /// A voter's ballots count no more.
     VoterSuspended { at: UnixMillis, by: Integer, voter: Thumbprint },
     /// The database was put back from a backup: of what was opened before `fence` only what is on record is signed again.
@@ -121,7 +131,7 @@ pub struct DeviceUse {
 }
 
 /// A key version, as the log names it. Exactly one of `contract` and `key` is there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoggedKey {
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -195,6 +205,7 @@ impl Entry {
             | Entry::KeyExported { at, .. }
             | Entry::Pinned { at, .. }
             | Entry::KeyState { at, .. }
+            | Entry::KeyLimits { at, .. }
             | Entry::VoterSuspended { at, .. }
             | Entry::Restored { at, .. }
             | Entry::Released { at, .. }
@@ -216,6 +227,7 @@ impl Entry {
             Entry::KeyExported { .. } => "key-exported",
             Entry::Pinned { .. } => "pinned",
             Entry::KeyState { .. } => "key-state",
+            Entry::KeyLimits { .. } => "key-limits",
             Entry::VoterSuspended { .. } => "voter-suspended",
             Entry::Restored { .. } => "restored",
             Entry::Released { .. } => "released",
@@ -227,9 +239,11 @@ impl Entry {
     }
 
     /// How much it matters to one who watches: a severity of RFC 5424 section 6.2.1. What the KMS did to a key by itself
-    /// asks for a person at once.
+    /// asks for a person at once, unless it was due.
     fn severity(&self) -> u8 {
         match self {
+            Entry::KeyState { by: None, to, .. } if to == KeyState::Active.as_str() => 5,
+            Entry::KeyState { by: None, to, .. } if to == KeyState::Deactivated.as_str() => 4,
             Entry::KeyState { by: None, .. } => 1,
             Entry::DeviceLog { findings, .. } if !findings.is_empty() => 1,
             Entry::Refusal { .. }

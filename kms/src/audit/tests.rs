@@ -119,6 +119,8 @@ async fn tables_must_say_what_the_log_says() {
         "UPDATE key SET name = 'other'",
         "UPDATE key SET object = zeroblob(16)",
         "UPDATE key SET adopted = 1",
+        "UPDATE key SET limits = CAST('{\"uses\":9}' AS BLOB)",
+        "INSERT INTO key_use VALUES ('key', 'release', 1, 1, 1)",
         "DELETE FROM key",
         "INSERT INTO genesis VALUES (1, x'00', 1)",
     ] {

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::{Entry, LoggedKey, next_head};
 use crate::device::yubihsm::log::LogMark;
+use crate::life::Limits;
 use crate::store::{KeyRow, Store, StoreError};
 
 /// What a whole log says.
@@ -103,6 +104,18 @@ struct KnownKey {
     public_key: VerificationKey,
     is_adopted: bool,
     state: String,
+    limits: Limits,
+    uses: Vec<UnixMillis>,
+}
+
+impl KnownKey {
+    /// The uses that the table must have, each with its number.
+    fn kept_uses(&self) -> impl Iterator<Item = (LoggedKey, u64, UnixMillis)> {
+        let kept = if self.limits.is_counted() { self.limits.kept_uses() } else { 0 };
+        let before = (self.uses.len() as u64).saturating_sub(kept);
+        let numbered = (1..).zip(&self.uses).filter(move |(nth, _)| *nth > before);
+        numbered.map(|(nth, at)| (self.key.clone(), nth, *at))
+    }
 }
 
 impl Walk {
@@ -135,6 +148,11 @@ impl Walk {
             Entry::Pinned { .. } => return Err("a deployment is pinned twice".into()),
             Entry::KeyState { key, to, .. } => self.key(&key)?.state = to,
             Entry::Restored { fence, .. } => self.fence = Some(fence),
+            Entry::KeyLimits { at, key, limits, .. } => {
+                let known = self.key(&key)?;
+                known.limits = limits;
+                known.uses.iter_mut().for_each(|used| *used = (*used).min(at));
+            }
             Entry::Intent { .. } => self.intend(number, entry)?,
             Entry::Result { intent, .. } => {
                 let signature = entry.signature().ok_or("it has no signature")?;
@@ -168,13 +186,19 @@ impl Walk {
         };
         let public_key = VerificationKey::new(alg, public_key).map_err(|error| error.to_string())?;
         let state = "pre-activation".to_owned();
-        self.keys.push(KnownKey { key, device, object: object.0, public_key, is_adopted, state });
+        let (limits, uses) = (Limits::default(), Vec::new());
+        let object = object.0;
+        self.keys.push(KnownKey { key, device, object, public_key, is_adopted, state, limits, uses });
         Ok(())
     }
 
     fn intend(&mut self, number: u64, entry: Entry) -> Result<(), String> {
-        let Entry::Intent { key, .. } = &entry else { return Ok(()) };
-        let public_key = self.key(key)?.public_key.clone();
+        let Entry::Intent { at, purpose, key, .. } = &entry else { return Ok(()) };
+        let known = self.key(key)?;
+        if purpose.begins() {
+            known.uses.push(*at);
+        }
+        let public_key = known.public_key.clone();
         let order = entry.into_order().ok_or("it does not say what is to be signed")?;
         let duty = *order.duty().digest();
         if !self.duties.insert(duty) {
@@ -211,7 +235,8 @@ impl Walk {
             let row = rows.iter().find(|row| LoggedKey::new(&row.name, row.version) == known.key);
             let is_same = |row: &KeyRow| {
                 let is_there = row.device == known.device && row.object.as_bytes() == known.object;
-                is_there && row.public_key == known.public_key && row.is_adopted == known.is_adopted
+                let is_it = row.public_key == known.public_key && row.is_adopted == known.is_adopted;
+                is_there && is_it && row.limits == known.limits
             };
             match row {
                 Some(row) if is_same(row) && self.fits(row, &known.state) => {}
@@ -221,9 +246,16 @@ impl Walk {
                 None => return table("a key is not in the table any more".into()),
             }
         }
-        match rows.len() == self.keys.len() {
+        if rows.len() != self.keys.len() {
+            return table("the table has keys that were never made".into());
+        }
+        let mut kept: Vec<_> = self.keys.iter().flat_map(KnownKey::kept_uses).collect();
+        kept.sort_unstable();
+        let mut uses = store.kept_uses()?;
+        uses.sort_unstable();
+        match uses == kept {
             true => Ok(()),
-            false => table("the table has keys that were never made".into()),
+            false => table("the table `key_use` does not count the uses of limited keys".into()),
         }
     }
 

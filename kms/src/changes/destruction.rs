@@ -8,6 +8,7 @@ use assent_consensus::subject::Subject;
 
 use super::{ApprovedChanges, Mandate, set_state};
 use crate::device::DeviceError;
+use crate::life;
 use crate::pins::KeyState;
 use crate::signing::{KeyName, Purpose, SigningError};
 
@@ -64,11 +65,9 @@ impl ApprovedChanges {
             let (name, at) = (key.clone(), (self.clock)());
             let why = format!("the decision `{}`", mandate.decision);
             let written = self.writer.write(move |batch| {
-                let key = (&name, version);
-                if row.state != state {
-                    set_state(batch, at, key, (row.state, state), "what it had begun is over")?;
-                }
-                set_state(batch, at, key, (state, KeyState::Destroyed), &why)
+                let row = batch.store().key(&name, version)?;
+                let state = life::record(batch, &row, at)?;
+                set_state(batch, at, (&name, version), (state, KeyState::Destroyed), &why)
             });
             written.await?;
             self.reload().await?;

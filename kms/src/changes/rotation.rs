@@ -86,9 +86,14 @@ impl ApprovedChanges {
         let unknown = |version| SigningError::UnknownKey { key: key.clone(), version };
         let rows = || self.pins.keys().into_iter().filter(|row| row.name == *key);
         let old = rows().rfind(|row| row.activated.is_some()).ok_or_else(|| unknown(KeyVersion::first()))?;
-        if old.state == KeyState::PreActivation {
+        match self.pins.state_at(&old, (self.clock)()) {
+            // Its activation date is still to come.
+            state @ KeyState::PreActivation if old.version.is_first() => {
+                return Err(SigningError::KeyNotActive { key: key.clone(), version: old.version, state });
+            }
             // Another rotation of this key is under way.
-            return Err(SigningError::Busy);
+            KeyState::PreActivation => return Err(SigningError::Busy),
+            _ => {}
         }
         let version = old.version.next();
         let is_made = |row: &KeyRow| row.version == version && row.state == KeyState::PreActivation;
@@ -138,6 +143,7 @@ impl ApprovedChanges {
             device: old.device.clone(),
             algorithm: old.public_key.algorithm(),
             kind: KeyKind::P256,
+            limits: old.limits.of_next_version(),
             by: None,
         };
         match key.generate(&self.devices, &self.writer, (self.clock)()).await {
@@ -172,7 +178,8 @@ impl ApprovedChanges {
         let why = format!("the decision `{}`", rotation.mandate.decision);
         let written = self.writer.write(move |batch| {
             batch.complete_transition(request, &pair)?;
-            batch.activate_key(&name, says.version, governed_by.as_ref(), &policy, says.activates)?;
+            let active = (KeyState::Active, says.activates);
+            batch.activate_key(&name, says.version, governed_by.as_ref(), &policy, active)?;
             let activated = (KeyState::PreActivation, KeyState::Active);
             log_state(batch, at, (&name, says.version), activated, &why)?;
             match old {

@@ -1,77 +1,12 @@
 //! Changes that are cut short at each step, and what is in force meanwhile.
 
-use assent_consensus::message::{KeyTransition, TransitionReason};
-use assent_consensus::operational_key::{Algorithm, KeyKind, VerificationKey};
-use assent_consensus::subject::Subject;
-use assent_consensus::time::Millis;
+use assent_consensus::message::{KeyTransition, KeyVersion, TransitionReason};
+use assent_consensus::time::UnixMillis;
 
 use super::rotation::LEAD;
-use super::*;
-use crate::device::Device as _;
-use crate::store::NewKey;
-use crate::testing::{NOW, SmallKms, main_device, release};
-
-const GENESIS: &[u8] = include_bytes!("../../../tests/vectors/flat.genesis.json");
-const DAY: u64 = 24 * 3_600_000;
-
-fn governor() -> Name {
-    "release-approval".parse().expect("a name")
-}
-
-/// A KMS that is pinned, with the key of the governing contract.
-async fn pinned() -> SmallKms {
-    let kms = SmallKms::new().await;
-    let (object, public_key) = kms.token.clone().generate("", KeyKind::P256).expect("a key");
-    let (name, at) = (KeyName::Contract(governor()), UnixMillis::new(NOW));
-    let key = NewKey {
-        device: main_device(),
-        object,
-        name: name.clone(),
-        version: KeyVersion::first(),
-        public_key: VerificationKey::new(Algorithm::ES256, public_key).expect("it fits"),
-        is_adopted: false,
-        created: at,
-    };
-    let written = kms.writer.write(move |batch| {
-        batch.insert_genesis(GENESIS, at)?;
-        batch.insert_key(&key)?;
-        batch.activate_key(&name, key.version, None, &Digest::ZERO, at)
-    });
-    written.await.expect("written");
-    kms.pins.reload(&kms.store()).expect("read");
-    kms
-}
-
-fn changes(kms: &SmallKms) -> ApprovedChanges {
-    changes_at(kms, NOW)
-}
-
-fn changes_at(kms: &SmallKms, now: u64) -> ApprovedChanges {
-    let clock: Clock = Arc::new(move || UnixMillis::new(now));
-    let directory = kms.directory.path().to_owned();
-    let (pins, writer, devices) = (kms.pins.clone(), kms.writer.clone(), kms.devices.clone());
-    ApprovedChanges::new(pins, kms.signing.clone(), writer, devices, directory, clock).expect("readable")
-}
-
-fn mandate(request: u8) -> Mandate {
-    Mandate {
-        request: RequestId(Digest::of(&[request])),
-        governor: governor(),
-        governor_version: KeyVersion::first(),
-        decision: Digest::of(&[request, request]),
-        decided: UnixMillis::new(NOW),
-    }
-}
-
-fn rotation(request: u8, reason: TransitionReason) -> Rotation {
-    Rotation { mandate: mandate(request), key: release(), reason, overlap: Millis::new(DAY) }
-}
-
-fn destruction(request: u8, version: KeyVersion) -> Destruction {
-    let key = Some("release".parse().expect("a name"));
-    let subject = Subject::DestroyKey { key, contract: None, version: version.0, context: None };
-    Destruction { mandate: mandate(request), key: release(), version, subject }
-}
+use crate::pins::KeyState;
+use crate::signing::SigningError;
+use crate::testing::{DAY, NOW, SmallKms, destruction, release, rotation};
 
 fn version_at(kms: &SmallKms, moment: u64) -> (u64, KeyState) {
     let key = kms.pins.key(&release(), UnixMillis::new(moment)).expect("there is one");
@@ -82,16 +17,16 @@ fn version_at(kms: &SmallKms, moment: u64) -> (u64, KeyState) {
 async fn a_rotation_that_is_cut_short_anywhere_goes_on_where_it_stopped() {
     let mut cut_short = 0;
     for calls in 0..8 {
-        let kms = pinned().await;
+        let kms = SmallKms::pinned().await;
         let before = kms.token.token().keys.len();
         kms.token.token().gone_after = Some(calls);
-        let first = changes(&kms).rotate(rotation(1, TransitionReason::Rotation)).await;
+        let first = kms.changes().rotate(rotation(1, TransitionReason::Rotation)).await;
         cut_short += usize::from(first.is_err());
         // As after a power cut, with the token in again.
         let kms = kms.restart();
         (kms.token.token().gone_after, kms.token.token().is_gone) = (None, false);
-        let rotated = changes(&kms).rotate(rotation(1, TransitionReason::Rotation)).await.expect("rotated");
-        let again = changes(&kms).rotate(rotation(1, TransitionReason::Rotation)).await.expect("the same");
+        let rotated = kms.changes().rotate(rotation(1, TransitionReason::Rotation)).await.expect("rotated");
+        let again = kms.changes().rotate(rotation(1, TransitionReason::Rotation)).await.expect("the same");
         assert_eq!(again.transition, rotated.transition, "{calls} calls");
         assert!(first.is_err() || first.is_ok_and(|first| first.transition == rotated.transition));
         assert_eq!(kms.token.token().keys.len(), before + 1, "one new key after {calls} calls");
@@ -109,17 +44,17 @@ async fn a_rotation_that_is_cut_short_anywhere_goes_on_where_it_stopped() {
 
 #[tokio::test]
 async fn nothing_is_begun_with_the_old_version_while_the_new_one_is_not_signed_yet() {
-    let kms = pinned().await;
+    let kms = SmallKms::pinned().await;
     // The token goes after the key was generated.
     kms.token.token().gone_after = Some(2);
-    changes(&kms).rotate(rotation(1, TransitionReason::Compromise)).await.expect_err("no token");
+    kms.changes().rotate(rotation(1, TransitionReason::Compromise)).await.expect_err("no token");
     let kms = kms.restart();
     assert_eq!(version_at(&kms, NOW + 1), (2, KeyState::PreActivation));
     // Another rotation of the key waits for it.
     (kms.token.token().gone_after, kms.token.token().is_gone) = (None, false);
-    let other = changes(&kms).rotate(rotation(2, TransitionReason::Rotation)).await;
+    let other = kms.changes().rotate(rotation(2, TransitionReason::Rotation)).await;
     assert_eq!(other, Err(SigningError::Busy));
-    changes(&kms).rotate(rotation(1, TransitionReason::Compromise)).await.expect("rotated");
+    kms.changes().rotate(rotation(1, TransitionReason::Compromise)).await.expect("rotated");
     assert_eq!(version_at(&kms, NOW + 1), (2, KeyState::Active));
     let old = kms.pins.key_row(&release(), KeyVersion::first()).expect("it is kept");
     assert_eq!(old.state, KeyState::Compromised);
@@ -127,8 +62,8 @@ async fn nothing_is_begun_with_the_old_version_while_the_new_one_is_not_signed_y
 
 #[tokio::test]
 async fn the_old_version_is_deactivated_when_what_it_has_begun_is_over() {
-    let kms = pinned().await;
-    changes(&kms).rotate(rotation(1, TransitionReason::Rotation)).await.expect("rotated");
+    let kms = SmallKms::pinned().await;
+    kms.changes().rotate(rotation(1, TransitionReason::Rotation)).await.expect("rotated");
     let old = kms.pins.key_row(&release(), KeyVersion::first()).expect("it is kept");
     let retires = NOW + LEAD.get() + DAY;
     assert_eq!(kms.pins.state_at(&old, UnixMillis::new(retires - 1)), KeyState::Active);
@@ -137,24 +72,25 @@ async fn the_old_version_is_deactivated_when_what_it_has_begun_is_over() {
 
 #[tokio::test]
 async fn a_version_is_destroyed_when_it_is_retired_and_not_before() {
-    let mut kms = pinned().await;
+    let mut kms = SmallKms::pinned().await;
     let first = KeyVersion::first();
-    let refused = changes(&kms).destroy(destruction(2, first)).await.expect_err("it is in use");
+    let refused = kms.changes().destroy(destruction(2, first)).await.expect_err("it is in use");
     assert_eq!((refused.reason(), refused.is_retry()), ("key-in-use", false));
-    changes(&kms).rotate(rotation(1, TransitionReason::Rotation)).await.expect("rotated");
-    let refused = changes(&kms).destroy(destruction(2, first)).await.expect_err("it finishes what it began");
+    kms.changes().rotate(rotation(1, TransitionReason::Rotation)).await.expect("rotated");
+    let refused = kms.changes().destroy(destruction(2, first)).await.expect_err("it finishes what it began");
     assert_eq!(refused.reason(), "key-in-use");
 
+    kms.set_clock(LEAD.get() + DAY);
     let retired = NOW + LEAD.get() + DAY;
     let before = kms.token.token().keys.len();
     for calls in [0, 1, 2] {
         kms.token.token().gone_after = Some(calls);
-        let _ = changes_at(&kms, retired).destroy(destruction(2, first)).await;
+        let _ = kms.changes().destroy(destruction(2, first)).await;
         kms = kms.restart();
         (kms.token.token().gone_after, kms.token.token().is_gone) = (None, false);
     }
-    let destroyed = changes_at(&kms, retired).destroy(destruction(2, first)).await.expect("destroyed");
-    let again = changes_at(&kms, retired).destroy(destruction(2, first)).await.expect("the same");
+    let destroyed = kms.changes().destroy(destruction(2, first)).await.expect("destroyed");
+    let again = kms.changes().destroy(destruction(2, first)).await.expect("the same");
     assert_eq!(destroyed, again);
     assert_eq!(kms.token.token().keys.len(), before - 1);
     let row = kms.pins.key_row(&release(), first).expect("its row is kept");
@@ -164,9 +100,9 @@ async fn a_version_is_destroyed_when_it_is_retired_and_not_before() {
 
 #[tokio::test]
 async fn a_compromised_version_is_destroyed_at_once() {
-    let kms = pinned().await;
-    changes(&kms).rotate(rotation(1, TransitionReason::Compromise)).await.expect("rotated");
-    changes(&kms).destroy(destruction(2, KeyVersion::first())).await.expect("destroyed");
+    let kms = SmallKms::pinned().await;
+    kms.changes().rotate(rotation(1, TransitionReason::Compromise)).await.expect("rotated");
+    kms.changes().destroy(destruction(2, KeyVersion::first())).await.expect("destroyed");
     kms.settled().await;
     let row = kms.pins.key_row(&release(), KeyVersion::first()).expect("its row is kept");
     assert_eq!(row.state, KeyState::Destroyed);

@@ -2,6 +2,7 @@
 
 mod client;
 mod direct;
+mod limits;
 mod remote;
 mod screen;
 
@@ -18,11 +19,12 @@ use assent_consensus::operational_key::{Algorithm, KeyKind};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
-use crate::admin::{KeyToAdopt, KeyToMake};
+use crate::admin::{KeyToAdopt, KeyToLimit, KeyToMake};
 use crate::audit;
 use crate::config::{Config, DEFAULT_PATH};
 use crate::device::ObjectId;
 use crate::signing::KeyName;
+use limits::{NewLimits, OtherLimits};
 use screen::{Failure, Screen};
 
 /// The KMS of Assent: it verifies every approval by itself before a key in the device signs
@@ -103,6 +105,8 @@ enum KeyCommand {
         /// The device that is to make it, if not the first one of the configuration
         #[arg(long, value_name = "NAME")]
         device: Option<Name>,
+        #[command(flatten)]
+        limits: NewLimits,
         /// Write the JWK into this file, which must not be there
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
@@ -120,19 +124,31 @@ enum KeyCommand {
         /// The device that holds it, if not the first one of the configuration
         #[arg(long, value_name = "NAME")]
         device: Option<Name>,
+        #[command(flatten)]
+        limits: NewLimits,
         /// Write the JWK into this file, which must not be there
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// List all keys
+    /// List all keys, with what is soon to become of them
     List,
     /// Print the certificate by which its device says that it generated a key (PEM), if it can
     Attest {
         #[command(flatten)]
         key: KeyArgs,
-        /// Which version, if not the last one
+        /// Which version, if not the newest
         #[arg(long, value_name = "NUMBER")]
         version: Option<u64>,
+    },
+    /// Limit a key: from when on, until when, and how often it may be used
+    Limit {
+        #[command(flatten)]
+        key: KeyArgs,
+        /// Which version, if not the newest
+        #[arg(long, value_name = "NUMBER")]
+        version: Option<u64>,
+        #[command(flatten)]
+        limits: OtherLimits,
     },
     /// Say that a key is compromised: it signs nothing more, at once
     Compromised {
@@ -256,18 +272,23 @@ fn run(command: Command, config: Config, path: &Path, screen: &Screen) -> Result
         Command::Voter(VoterCommand::Suspend { thumbprint }) => {
             remote::suspend_voter(&config, thumbprint, screen)
         }
-        Command::Key(KeyCommand::Create { key, alg, bits, device, out }) => {
+        Command::Key(KeyCommand::Create { key, alg, bits, device, limits, out }) => {
             KeyKind::new(alg, bits).map_err(Failure::usage)?;
-            let key = KeyToMake::new(&key.name()?, alg, bits, device);
+            let key = KeyToMake { limits: limits.read()?, ..KeyToMake::new(&key.name()?, alg, bits, device) };
             remote::create_key(&config, &key, out.as_deref(), screen)
         }
-        Command::Key(KeyCommand::Adopt { name, object_id, alg, device, out }) => {
-            let key = KeyToAdopt { key: name, object: object_id.to_string(), alg, device };
+        Command::Key(KeyCommand::Adopt { name, object_id, alg, device, limits, out }) => {
+            let (object, limits) = (object_id.to_string(), limits.read()?);
+            let key = KeyToAdopt { key: name, object, alg, device, limits };
             remote::adopt_key(&config, &key, out.as_deref(), screen)
         }
         Command::Key(KeyCommand::List) => remote::list_keys(&config, screen),
         Command::Key(KeyCommand::Attest { key, version }) => {
             remote::attest_key(&config, key.name()?, read_version(version)?, screen)
+        }
+        Command::Key(KeyCommand::Limit { key, version, limits }) => {
+            let key = KeyToLimit::new(&key.name()?, read_version(version)?, limits.read()?);
+            remote::limit_key(&config, &key, screen)
         }
         Command::Key(KeyCommand::Compromised { key, version }) => {
             remote::change_key(&config, "compromised", key.name()?, read_version(version)?, screen)

@@ -146,7 +146,7 @@ impl Process {
         let activated = Entry::KeyState { at, by: None, key, from, to, why: "a test".into() };
         let write = move |batch: &mut Batch<'_>| {
             batch.insert_key(&new)?;
-            batch.activate_key(&new.name, version, None, &Digest::ZERO, at)?;
+            batch.activate_key(&new.name, version, None, &Digest::ZERO, (KeyState::Active, at))?;
             batch.append(&made)?;
             batch.append(&activated).map(drop)
         };
@@ -290,7 +290,8 @@ async fn a_signature_that_was_under_way_while_the_log_was_read_is_known_after_a_
     assert_eq!(resumed(), LogResume::default());
     let (at, wanted) = (UnixMillis::new(NOW), order(1, "bytes"));
     let duty = wanted.duty();
-    let intent = kms.writer.write(move |batch| batch.intend(at, wanted)).await.expect("written").intent;
+    let intended = kms.writer.write(move |batch| batch.intend(at, wanted)).await.expect("written");
+    let intent = intended.expect("not limited").recorded.intent;
     let mark = LogMark { item: 9, digest: [9; 16] };
     let (serial, matched, findings) = ("7".to_owned(), Vec::new(), Vec::new());
     let report = LogReport { serial, entries: 1, matched, last: mark, findings };

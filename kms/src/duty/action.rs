@@ -10,7 +10,7 @@ use assent_consensus::subject::{Subject, SubjectKind};
 use assent_consensus::time::{Millis, UnixMillis};
 use assent_consensus::vote::Outcome;
 
-use super::checker::{Checker, Task, check_active, check_trusted};
+use super::checker::{Checker, Task, check_trusted};
 use super::order::{Prepared, orders_message};
 use super::refusal::{Refused, other_order};
 use crate::changes::{Destruction, Mandate, Rotation};
@@ -51,7 +51,7 @@ impl Checker {
             Act::Sign { key: entry, artifact } => {
                 let name = KeyName::Operational(entry.name.clone());
                 let key = self.operational_key(entry, claim.request)?;
-                check_active(&name, &key)?;
+                self.check_active(&name, &key, (Purpose::Action, claim.request))?;
                 // Whether another is on record shows when this one's intent is to be put there.
                 Ok(Task::Sign(Prepared::artifact(&entry.name, &key, artifact)))
             }

@@ -146,6 +146,20 @@ impl Checker {
         expect(&name, Some(key), expected)
     }
 
+    /// Refuses a key that is in no state to begin this, unless it is begun.
+    pub(super) fn check_active(
+        &self,
+        name: &KeyName,
+        key: &PinnedKey,
+        (purpose, request): (Purpose, RequestId),
+    ) -> Result<(), Refused> {
+        match key.state {
+            KeyState::Active => Ok(()),
+            KeyState::Deactivated if self.ordered(purpose, request)?.is_some() => Ok(()),
+            state => Err(not_in_use(name, key.version, state)),
+        }
+    }
+
     /// What is in force.
     pub(super) fn standing(&self) -> Standing<'_> {
         Standing::new(&self.genesis, self.successions.clone())
@@ -176,11 +190,11 @@ impl Checker {
     }
 }
 
-/// The key that is in force, unless its transition is still being signed.
+/// The key that is in force, unless its transition is still being signed, or its activation date is still to come.
 fn in_force(name: &KeyName, key: Option<PinnedKey>) -> Result<PinnedKey, Refused> {
     match key {
         Some(key) if key.state == KeyState::PreActivation => {
-            let message = format!("version {} of {name} is about to be in force", key.version);
+            let message = format!("version {} of {name} is not active yet", key.version);
             Err(Refused { is_verdict: false, ..Refused::retry("key-not-yet-active", message) })
         }
         Some(key) => Ok(key),
@@ -202,14 +216,6 @@ fn expect(
             Err(Refused::person("other-key", message))
         }
         _ => Err(Refused::person("unknown-key", format!("{name} is not on this KMS in this version"))),
-    }
-}
-
-/// Refuses a key that is in no state to sign.
-pub(super) fn check_active(name: &KeyName, key: &PinnedKey) -> Result<(), Refused> {
-    match key.state {
-        KeyState::Active => Ok(()),
-        state => Err(not_in_use(name, key.version, state)),
     }
 }
 

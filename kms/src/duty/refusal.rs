@@ -78,7 +78,11 @@ impl From<BundleError> for Refused {
 impl From<SigningError> for Refused {
     fn from(error: SigningError) -> Refused {
         let remedy = if error.is_retry() { Remedy::Time } else { Remedy::Person };
-        let is_verdict = matches!(error, SigningError::Conflict { .. } | SigningError::KeyNotActive { .. });
+        let is_verdict = match error {
+            SigningError::Conflict { .. } => true,
+            SigningError::KeyNotActive { .. } => remedy == Remedy::Person,
+            _ => false,
+        };
         Refused { remedy, reason: error.reason(), message: error.to_string(), is_verdict }
     }
 }

@@ -8,7 +8,7 @@ use assent_consensus::jws::Jws;
 use assent_consensus::message::{RequestId, VoteRequest};
 use assent_consensus::time::UnixMillis;
 
-use super::checker::{AHEAD, Checker, check_active, process_event};
+use super::checker::{AHEAD, Checker, process_event};
 use super::order::Prepared;
 use super::refusal::Refused;
 use crate::pins::PinnedKey;
@@ -49,7 +49,8 @@ impl Checker {
         }
         self.check_fence(Purpose::VoteRequest, request, called_at)?;
         let key = self.contract_key_at(contract, opened)?;
-        check_active(&KeyName::Contract(contract.name.clone()), &key)?;
+        let name = KeyName::Contract(contract.name.clone());
+        self.check_active(&name, &key, (Purpose::VoteRequest, request))?;
         Ok(Prepared::message(&key, self.build(asked, request, contract, &key, opened)))
     }
 

@@ -27,9 +27,11 @@ use tokio::sync::OwnedMutexGuard;
 
 use crate::audit::{Entry, LoggedKey, shortened};
 use crate::device::{DeviceError, Devices};
+use crate::life::{self, Rate};
+use crate::moment::Moment;
 use crate::pins::{KeyState, Pins};
 use crate::recent::Recent;
-use crate::store::{Conclusion, Head, KeyRow, Store, StoreError, Writer};
+use crate::store::{Conclusion, Head, Intended, KeyRow, LimitReached, Store, StoreError, Writer};
 
 /// What a signature is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -59,6 +61,12 @@ impl Purpose {
         Purpose::TransitionNew,
         Purpose::Change,
     ];
+
+    /// Whether it begins something: a contract's request, or what an operational key signs. All else finishes what was
+    /// begun, or is the first word of a new key.
+    pub const fn begins(self) -> bool {
+        matches!(self, Purpose::VoteRequest | Purpose::Action)
+    }
 
     /// Whether a signature is on disk before it is released.
     const fn awaits_result(self) -> bool {
@@ -202,6 +210,21 @@ pub enum SigningError {
         /// Its state.
         state: KeyState,
     },
+    /// The key is used too often at the moment.
+    #[error(
+        "version {version} of {key} may be used {rate}, and was: it may be used again at {again}",
+        again = Moment(*.again)
+    )]
+    RateReached {
+        /// Which.
+        key: KeyName,
+        /// Which version.
+        version: KeyVersion,
+        /// How often it may be used.
+        rate: Rate,
+        /// When it may be used again.
+        again: UnixMillis,
+    },
     /// The key is still needed.
     #[error(
         "version {version} of {key} is {state}: it is destroyed when it is deactivated or compromised, not before"
@@ -222,7 +245,14 @@ pub enum SigningError {
 impl SigningError {
     /// Whether the same may succeed later without a person.
     pub fn is_retry(&self) -> bool {
-        matches!(self, SigningError::Busy | SigningError::DeviceGone(_) | SigningError::AuditFailed(_))
+        matches!(
+            self,
+            SigningError::Busy
+                | SigningError::DeviceGone(_)
+                | SigningError::AuditFailed(_)
+                | SigningError::RateReached { .. }
+                | SigningError::KeyNotActive { state: KeyState::PreActivation, .. }
+        )
     }
 
     /// The reason in a word that programs can rely on.
@@ -236,10 +266,12 @@ impl SigningError {
             SigningError::Conflict { .. } => "conflict",
             SigningError::UnknownKey { .. } => "unknown-key",
             SigningError::KeyNotActive { state, .. } => match state {
+                KeyState::PreActivation => "key-not-yet-active",
                 KeyState::Suspended => "key-suspended",
                 KeyState::Compromised => "key-compromised",
                 _ => "key-not-active",
             },
+            SigningError::RateReached { .. } => "rate-reached",
             SigningError::KeyInUse { .. } => "key-in-use",
             SigningError::WrongSignature(_) => "wrong-signature",
         }
@@ -334,8 +366,12 @@ impl Signing {
         let _turn = Turn::take(&self.turns, duty).await;
         self.usable_key(&order)?;
         let (at, intended) = ((self.clock)(), order.clone());
-        let Recorded { order: on_disk, intent, result } =
-            self.writer.write(move |batch| batch.intend(at, intended)).await?;
+        let intended = self.writer.write(move |batch| batch.intend(at, intended)).await?;
+        let Intended { recorded, used } = intended.map_err(|reached| limit_reached(&order, reached))?;
+        if let Some(used) = used {
+            self.pins.set_used(&order.key, order.version, used);
+        }
+        let Recorded { order: on_disk, intent, result } = recorded;
         if on_disk != order {
             return Err(SigningError::Conflict { purpose: order.purpose, request: order.request });
         }
@@ -406,10 +442,24 @@ impl Signing {
             KeyState::Active => Ok(row),
             // It says that it is there before it is in force, and nothing else.
             KeyState::PreActivation if order.purpose == Purpose::TransitionNew => Ok(row),
+            KeyState::Deactivated if self.is_begun(order)? => Ok(row),
             state => {
                 Err(SigningError::KeyNotActive { key: order.key.clone(), version: order.version, state })
             }
         }
+    }
+
+    /// Whether an order was recorded before, or finishes a request that was opened with the same version of its key
+    /// (invariant I10): by this KMS's own log, whoever says so besides.
+    fn is_begun(&self, order: &Order) -> Result<bool, SigningError> {
+        if self.ordered(order.duty())?.is_some() {
+            return Ok(true);
+        }
+        if order.purpose.begins() || order.purpose == Purpose::TransitionNew {
+            return Ok(false);
+        }
+        let opened = self.ordered(DutyId::of(Purpose::VoteRequest, order.request))?;
+        Ok(opened.is_some_and(|opened| opened.key == order.key && opened.version == order.version))
     }
 
     /// A key whose signature was wrong signs nothing more before a person looked.
@@ -418,7 +468,6 @@ impl Signing {
         let change = KeyChange {
             name: name.clone(),
             version: key.version,
-            from: key.state,
             to: KeyState::Suspended,
             by: None,
             why: "the device gave a wrong signature with it".into(),
@@ -434,7 +483,6 @@ impl Signing {
 pub(crate) struct KeyChange {
     pub name: KeyName,
     pub version: KeyVersion,
-    pub from: KeyState,
     pub to: KeyState,
     pub by: Option<Integer>,
     pub why: String,
@@ -442,21 +490,30 @@ pub(crate) struct KeyChange {
 
 impl KeyChange {
     pub(crate) async fn write(self, writer: &Writer, pins: &Pins, at: UnixMillis) -> Result<(), StoreError> {
-        let KeyChange { name, version, from, to, by, why } = self;
+        let KeyChange { name, version, to, by, why } = self;
         // At once, in memory first: what is suspended or compromised signs nothing even if that cannot be written.
         pins.set_key_state(&name, version, to);
-        let key = LoggedKey::new(&name, version);
         let changed = name.clone();
-        let entry = Entry::KeyState { at, by, key, from: from.to_string(), to: to.to_string(), why };
         writer
             .write(move |batch| {
+                let row = batch.store().key(&changed, version)?;
+                let from = life::record(batch, &row, at)?.to_string();
                 batch.set_key_state(&changed, version, to, at)?;
-                batch.append(&entry).map(drop)
+                let key = LoggedKey::new(&changed, version);
+                batch.append(&Entry::KeyState { at, by, key, from, to: to.to_string(), why }).map(drop)
             })
             .await?;
         // Once more: the pins may have been read from the file meanwhile.
         pins.set_key_state(&name, version, to);
         Ok(())
+    }
+}
+
+fn limit_reached(order: &Order, reached: LimitReached) -> SigningError {
+    let (key, version) = (order.key.clone(), order.version);
+    match reached {
+        LimitReached::UsedUp => SigningError::KeyNotActive { key, version, state: KeyState::Deactivated },
+        LimitReached::Rate { rate, again } => SigningError::RateReached { key, version, rate, again },
     }
 }
 

@@ -11,17 +11,20 @@ use assent_consensus::name::Name;
 use assent_consensus::operational_key::{RawSignature, VerificationKey};
 use assent_consensus::time::UnixMillis;
 
-use super::{Head, Store, StoreError, integer, sql};
+use super::{Head, LimitReached, Store, StoreError, integer, sql};
 use crate::audit::{Entry, next_head};
 use crate::device::ObjectId;
 use crate::device::yubihsm::log::LogMark;
+use crate::life::Limits;
 use crate::pins::KeyState;
 use crate::signing::{Concluded, DutyId, KeyName, Order, Recorded};
 
 /// A write transaction that is under way.
 pub struct Batch<'s> {
-    store: &'s Store,
+    pub(super) store: &'s Store,
     head: Head,
+    /// The keys whose uses are counted, once that was asked: so that it costs the others nothing.
+    pub(super) counted: Option<Vec<(KeyName, KeyVersion, Limits)>>,
 }
 
 /// The signature of an order, for the log.
@@ -35,6 +38,15 @@ pub struct Conclusion {
     pub intent: Head,
     /// Verified; of an ECDSA signature s is in its low half.
     pub signature: RawSignature,
+}
+
+/// An intent that is recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intended {
+    /// What is recorded.
+    pub recorded: Recorded,
+    /// How often the key was used with this, if this is a use of one whose uses are counted.
+    pub used: Option<u64>,
 }
 
 /// A key pair that was generated, or taken over.
@@ -58,7 +70,7 @@ pub struct NewKey {
 
 impl Batch<'_> {
     pub(super) fn new(store: &Store, head: Head) -> Batch<'_> {
-        Batch { store, head }
+        Batch { store, head, counted: None }
     }
 
     /// The log's end, as far as this transaction is.
@@ -95,26 +107,39 @@ impl Batch<'_> {
         self.run(sql::SAVEPOINT, [])?;
         let result = work(self);
         if result.is_err() {
-            self.head = head;
+            (self.head, self.counted) = (head, None);
             self.run(sql::ROLLBACK_TO_SAVEPOINT, [])?;
         }
         self.run(sql::RELEASE_SAVEPOINT, [])?;
         Ok(result)
     }
 
-    /// Records the intent to carry out an order, unless one is recorded for its duty; what is recorded.
+    /// Records the intent to carry out an order, unless one is recorded for its duty; what is recorded. A use of a key is
+    /// counted with its intent, and there is neither if the key has reached a limit.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub fn intend(&mut self, at: UnixMillis, order: Order) -> Result<Recorded, StoreError> {
-        let duty = order.duty();
+    pub fn intend(
+        &mut self,
+        at: UnixMillis,
+        order: Order,
+    ) -> Result<Result<Intended, LimitReached>, StoreError> {
+        let (duty, mut used) = (order.duty(), None);
+        if let Some(limits) = self.counted(&order)?
+            && self.store.duty(duty)?.is_none()
+        {
+            match self.use_key(&order, &limits, at)? {
+                Ok(count) => used = Some(count),
+                Err(reached) => return Ok(Err(reached)),
+            }
+        }
         let place = integer(self.head.number + 1);
         if self.change(sql::INSERT_DUTY, (duty.digest().as_bytes(), place))? == 0 {
             let missing = || self.store.damaged("an intent that is recorded cannot be found");
-            return self.store.recorded(duty)?.ok_or_else(missing);
+            return Ok(Ok(Intended { recorded: self.store.recorded(duty)?.ok_or_else(missing)?, used }));
         }
         let head = self.append(&Entry::intent(at, &order))?;
-        Ok(Recorded { order, intent: head, result: None })
+        Ok(Ok(Intended { recorded: Recorded { order, intent: head, result: None }, used }))
     }
 
     /// Records the signature of an order whose intent is recorded, unless one is; what is recorded.
@@ -176,7 +201,7 @@ impl Batch<'_> {
         self.run(sql::SET_KEY_STATE, (kind, name.as_str(), version, state.as_str(), integer(at.get())))
     }
 
-    /// Activates a key: by whom it is governed, and the policy that decides on it.
+    /// Activates a key, or pins it in a state of before: by whom it is governed, and the policy that decides on it.
     ///
     /// # Errors
     /// [`StoreError`]
@@ -186,9 +211,9 @@ impl Batch<'_> {
         version: KeyVersion,
         governed_by: Option<&Name>,
         policy: &Digest,
-        at: UnixMillis,
+        (state, at): (KeyState, UnixMillis),
     ) -> Result<(), StoreError> {
-        let (state, governor) = (KeyState::Active.as_str(), governed_by.map(Name::as_str));
+        let (state, governor) = (state.as_str(), governed_by.map(Name::as_str));
         let ((kind, name), version, at) = (key_columns(name), integer(version.0.get()), integer(at.get()));
         let name = name.as_str();
         self.run(sql::ACTIVATE_KEY, (kind, name, version, state, governor, policy.as_bytes(), at))
@@ -317,7 +342,7 @@ impl Batch<'_> {
         self.run(sql::SET_EPOCH, [integer(epoch)])
     }
 
-    fn run(&self, query: &str, params: impl rusqlite::Params) -> Result<(), StoreError> {
+    pub(super) fn run(&self, query: &str, params: impl rusqlite::Params) -> Result<(), StoreError> {
         self.change(query, params).map(drop)
     }
 
@@ -352,7 +377,7 @@ impl Store {
     }
 }
 
-fn key_columns(name: &KeyName) -> (&'static str, &Name) {
+pub(super) fn key_columns(name: &KeyName) -> (&'static str, &Name) {
     match name {
         KeyName::Contract(name) => ("contract", name),
         KeyName::Operational(name) => ("key", name),

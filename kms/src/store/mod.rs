@@ -11,6 +11,7 @@ mod queue;
 mod sql;
 #[cfg(test)]
 mod tests;
+mod uses;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -36,13 +37,15 @@ use rustix::fs::Access;
 use crate::audit::Entry;
 use crate::device::ObjectId;
 use crate::device::yubihsm::log::LogMark;
+use crate::life::Limits;
 use crate::pins::KeyState;
 use crate::signing::{DutyId, KeyName};
 
-pub use batch::{Batch, Conclusion, NewKey};
+pub use batch::{Batch, Conclusion, Intended, NewKey};
 pub use error::StoreError;
 use format::{FORMAT, recognise};
 pub use queue::WRITER_QUEUE;
+pub use uses::{LimitReached, Uses};
 pub use writer::Writer;
 
 /// The database's name in the state directory.
@@ -50,7 +53,7 @@ pub const FILE: &str = "kms.sqlite";
 /// How long another program's lock on the file is waited for, in milliseconds.
 const LOCK_PATIENCE_MS: u64 = 5_000;
 /// How many prepared statements a connection keeps; more than there are queries.
-const STATEMENTS: usize = 48;
+const STATEMENTS: usize = 64;
 /// After how many pages of 4 KiB the write-ahead log is written back into the file.
 const CHECKPOINT_PAGES: i64 = 4_000;
 /// The writing connection's cache, in KiB: duties lie all over their table.
@@ -94,8 +97,19 @@ pub struct KeyRow {
     pub governed_by: Option<Name>,
     /// When it was generated.
     pub created: UnixMillis,
-    /// When it was activated.
+    /// When it was activated, or pinned with a date at which it will be.
     pub activated: Option<UnixMillis>,
+    /// What it is limited to.
+    pub limits: Limits,
+    /// How often it was used, if that is counted.
+    pub used: u64,
+}
+
+impl KeyRow {
+    /// Whether it is this version of this key.
+    pub fn is(&self, name: &KeyName, version: KeyVersion) -> bool {
+        self.name == *name && self.version == version
+    }
 }
 
 /// How far the log of each device was read; see [`Store::device_logs`].
@@ -356,6 +370,15 @@ impl Store {
         Ok(keys)
     }
 
+    /// One version of a key, which is there.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub(crate) fn key(&self, name: &KeyName, version: KeyVersion) -> Result<KeyRow, StoreError> {
+        let row = self.keys()?.into_iter().find(|row| row.is(name, version));
+        row.ok_or_else(|| self.damaged(format!("it has no row for version {version} of {name}")))
+    }
+
     fn key_row(&self, row: &rusqlite::Row<'_>) -> Result<KeyRow, StoreError> {
         let text = |at| self.sql(row.get::<_, String>(at));
         let number =
@@ -377,6 +400,8 @@ impl Store {
             governed_by: governed_by.map(|name| name.parse().map_err(|_| wrong("governor"))).transpose()?,
             created: UnixMillis::new(number(7)?.unwrap_or_default()),
             activated: number(8)?.map(UnixMillis::new),
+            limits: self.limits(self.sql(row.get(12))?)?,
+            used: number(13)?.unwrap_or_default(),
         })
     }
 

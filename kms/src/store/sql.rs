@@ -4,7 +4,7 @@
 pub(crate) const APPLICATION_ID: i64 = 0x4173_4b6d;
 
 /// Migration n leads from `PRAGMA user_version` n to n + 1.
-pub(crate) const MIGRATIONS: [&str; 6] = ["
+pub(crate) const MIGRATIONS: [&str; 7] = ["
 -- `pending` is the epoch that is being put on the token.
 CREATE TABLE kms (
     one      INTEGER PRIMARY KEY CHECK (one = 1),
@@ -118,6 +118,18 @@ CREATE TABLE fence (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     at  INTEGER NOT NULL
 ) STRICT;
+", "
+ALTER TABLE key ADD COLUMN limits BLOB;
+-- The last uses of keys whose uses are counted: as many as their rate looks back on, and the last one, whose number is the
+-- count.
+CREATE TABLE key_use (
+    kind    TEXT NOT NULL CHECK (kind IN ('contract', 'key')),
+    name    TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    nth     INTEGER NOT NULL,
+    at      INTEGER NOT NULL,
+    PRIMARY KEY (kind, name, version, nth)
+) STRICT, WITHOUT ROWID;
 "];
 
 pub(crate) const INSERT_KMS: &str = "INSERT INTO kms (one, instance, epoch, pending) VALUES (1, ?1, 0, NULL)";
@@ -130,7 +142,9 @@ pub(crate) const SET_ABREAST: &str = "DELETE FROM behind WHERE device = ?1";
 pub(crate) const SET_EPOCH: &str = "UPDATE kms SET epoch = ?1, pending = NULL WHERE one = 1";
 
 pub(crate) const KEYS: &str =
-    "SELECT object, kind, name, version, public_key, state, governed_by, created, activated, device, algorithm, adopted
+    "SELECT object, kind, name, version, public_key, state, governed_by, created, activated, device, algorithm, adopted,
+        limits, (SELECT max(nth) FROM key_use AS used
+            WHERE used.kind = key.kind AND used.name = key.name AND used.version = key.version)
     FROM key ORDER BY kind, name, version";
 pub(crate) const INSERT_KEY: &str = "INSERT INTO key
     (device, object, kind, name, version, algorithm, public_key, adopted, state, created, changed)
@@ -143,6 +157,18 @@ pub(crate) const ACTIVATE_KEY: &str = "UPDATE key
 
 pub(crate) const SET_ACTIVATION: &str =
     "UPDATE key SET activated = ?4 WHERE kind = ?1 AND name = ?2 AND version = ?3";
+
+pub(crate) const SET_LIMITS: &str =
+    "UPDATE key SET limits = ?4 WHERE kind = ?1 AND name = ?2 AND version = ?3";
+pub(crate) const LIMITED: &str = "SELECT kind, name, version, limits FROM key WHERE limits IS NOT NULL";
+pub(crate) const USES: &str = "SELECT kind, name, version, nth, at FROM key_use";
+pub(crate) const USED: &str = "SELECT max(nth) FROM key_use WHERE kind = ?1 AND name = ?2 AND version = ?3";
+pub(crate) const USE: &str =
+    "SELECT at FROM key_use WHERE kind = ?1 AND name = ?2 AND version = ?3 AND nth = ?4";
+pub(crate) const INSERT_USE: &str =
+    "INSERT INTO key_use (kind, name, version, nth, at) VALUES (?1, ?2, ?3, ?4, ?5)";
+pub(crate) const FORGET_USES: &str =
+    "DELETE FROM key_use WHERE kind = ?1 AND name = ?2 AND version = ?3 AND nth <= ?4";
 
 pub(crate) const INSERT_TRANSITION: &str =
     "INSERT INTO transition (request, kind, name, version, says) VALUES (?1, ?2, ?3, ?4, ?5)";

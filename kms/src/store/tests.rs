@@ -20,6 +20,7 @@ fn age(file: &Connection) {
         DROP TABLE behind;
         DROP TABLE transition;
         DROP TABLE fence;
+        DROP TABLE key_use;
         PRAGMA user_version = 1;",
     )
     .expect("aged");

@@ -1,6 +1,11 @@
 //! A token in memory whose faults a test decides on, and a KMS around it.
 
+mod pinned;
+
+pub(crate) use pinned::{DAY, PERSON, destruction, governing_key, rotation};
+
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use assent_consensus::artifact::ToSign;
@@ -21,8 +26,8 @@ use crate::device::{
     Adoptable, CALL_TIMEOUT, Device, DeviceError, DeviceInfo, DeviceKey, Devices, Driver, EpochMark,
     ObjectId, Pool,
 };
-use crate::pins::Pins;
-use crate::signing::{KeyName, Order, Purpose, Signing};
+use crate::pins::{KeyState, Pins};
+use crate::signing::{Clock, KeyName, Order, Purpose, Signing};
 use crate::store::{NewKey, Store, Writer};
 
 /// What a token in memory holds, and what is wrong with it.
@@ -145,7 +150,7 @@ fn public(key: &SigningKey) -> OperationalPublicKey {
     OperationalPublicKey::from_bytes(KeyKind::P256, point.as_bytes()).expect("on the curve")
 }
 
-/// A KMS with one active key, over a token in memory.
+/// A KMS over a token in memory.
 pub(crate) struct SmallKms {
     pub token: MemoryToken,
     pub pins: Pins,
@@ -153,18 +158,25 @@ pub(crate) struct SmallKms {
     pub devices: Arc<Devices>,
     pub signing: Arc<Signing>,
     pub directory: tempfile::TempDir,
+    /// The KMS's clock, which a test moves.
+    pub now: Arc<AtomicU64>,
 }
 
 pub(crate) const NOW: u64 = 1_800_000_000_000;
 
 impl SmallKms {
-    pub async fn new() -> SmallKms {
+    /// One without keys.
+    pub fn empty() -> SmallKms {
         let directory = tempfile::tempdir().expect("a directory");
         Store::create(directory.path(), UnixMillis::new(NOW)).expect("made");
-        let token = MemoryToken::default();
-        let (object, public_key) = token.clone().generate("", KeyKind::P256).expect("a key");
+        SmallKms::over(directory, MemoryToken::default(), Arc::new(AtomicU64::new(NOW)))
+    }
+
+    /// One with one active key.
+    pub async fn new() -> SmallKms {
+        let kms = SmallKms::empty();
+        let (object, public_key) = kms.token.clone().generate("", KeyKind::P256).expect("a key");
         let verification_key = VerificationKey::new(Algorithm::ES256, public_key.clone()).expect("it fits");
-        let kms = SmallKms::over(directory, token);
         let new = NewKey {
             device: main_device(),
             object,
@@ -190,7 +202,7 @@ impl SmallKms {
         kms.writer
             .write(move |batch| {
                 batch.insert_key(&new)?;
-                batch.activate_key(&new.name, new.version, None, &Digest::ZERO, at)?;
+                batch.activate_key(&new.name, new.version, None, &Digest::ZERO, (KeyState::Active, at))?;
                 batch.append(&made)?;
                 batch.append(&activated).map(drop)
             })
@@ -201,21 +213,30 @@ impl SmallKms {
     }
 
     /// A KMS as it is after a start.
-    pub fn over(directory: tempfile::TempDir, token: MemoryToken) -> SmallKms {
+    fn over(directory: tempfile::TempDir, token: MemoryToken, now: Arc<AtomicU64>) -> SmallKms {
         let store = || Store::open_reader(directory.path()).expect("it opens");
         let pins = Pins::load(&store()).expect("read");
         let writer = Arc::new(Writer::start(directory.path(), pins.clone()).expect("a writer"));
         let pool = Pool::start(Arc::new(token.clone()), 4, CALL_TIMEOUT).expect("threads");
         let devices = Arc::new(Devices::new(main_device(), pool));
-        let clock = Arc::new(|| UnixMillis::new(NOW));
+        let clock = clock(&now);
         let signing = Signing::new(pins.clone(), writer.clone(), store(), devices.clone(), clock);
-        SmallKms { token, pins, writer, devices, signing: Arc::new(signing), directory }
+        SmallKms { token, pins, writer, devices, signing: Arc::new(signing), directory, now }
     }
 
     /// Stops without a word, and starts again.
     pub fn restart(self) -> SmallKms {
-        let SmallKms { token, directory, .. } = self;
-        SmallKms::over(directory, token)
+        let SmallKms { token, directory, now, .. } = self;
+        SmallKms::over(directory, token, now)
+    }
+
+    pub fn clock(&self) -> Clock {
+        clock(&self.now)
+    }
+
+    /// Moves the clock to so many milliseconds after [`NOW`].
+    pub fn set_clock(&self, after: u64) {
+        self.now.store(NOW + after, Ordering::SeqCst);
     }
 
     /// Waits until all that was signed is on disk.
@@ -231,6 +252,11 @@ impl SmallKms {
     pub fn file(&self) -> rusqlite::Connection {
         rusqlite::Connection::open(self.directory.path().join(crate::store::FILE)).expect("it opens")
     }
+}
+
+fn clock(now: &Arc<AtomicU64>) -> Clock {
+    let now = now.clone();
+    Arc::new(move || UnixMillis::new(now.load(Ordering::SeqCst)))
 }
 
 pub(crate) fn main_device() -> Name {

@@ -179,6 +179,52 @@ async fn a_key_that_is_not_in_use_does_nothing() {
 }
 
 #[tokio::test]
+async fn what_was_begun_with_a_key_that_is_deactivated_is_ended_and_nothing_is_begun() {
+    let mut world = World::new();
+    let (asked, bundle) = world.approve("release-signing", "1").await;
+    let due = world.action_due(&asked, &bundle);
+    let action = world.action_duty(&bundle, due.clone());
+    let output = world.done(action).await;
+    let open = world.ask("release-signing", "2").await;
+    for key in [operational_key("release"), contract_key("release-approval")] {
+        world.books.set_state(&key, KeyState::Deactivated);
+    }
+    let action = world.action_duty(&bundle, due);
+    assert_eq!(world.done(action).await, output);
+    let again = world.vote_request_duty(&open.start, &open.call);
+    assert_eq!(world.signed(again).await, open.jws);
+    let decision = world.approval_duty(&open);
+    let decision = world.signed(decision).await;
+    let ballots = world.approvals(&open);
+    let bundle = world.bundle(&open, ballots, decision);
+    let due = world.action_due(&open, &bundle);
+    let action = world.action_duty(&bundle, due);
+    world.needs_person(action, "key-not-active").await;
+    let (start, call) = world.case("release-signing", "3");
+    let duty = world.vote_request_duty(&start, &call);
+    world.needs_person(duty, "key-not-active").await;
+}
+
+#[tokio::test]
+async fn a_key_whose_date_is_still_to_come_is_waited_for() {
+    let mut world = World::new();
+    let (asked, bundle) = world.approve("release-signing", "1").await;
+    let due = world.action_due(&asked, &bundle);
+    let action = world.action_duty(&bundle, due);
+    for key in [operational_key("release"), contract_key("release-approval")] {
+        world.books.set_state(&key, KeyState::PreActivation);
+    }
+    // What a contract's key that was never active has signed is nobody's word.
+    world.needs_person(action.clone(), "key-not-active").await;
+    world.books.set_state(&contract_key("release-approval"), KeyState::Active);
+    world.retry(action, "key-not-yet-active").await;
+    world.books.set_state(&contract_key("release-approval"), KeyState::PreActivation);
+    let (start, call) = world.case("release-signing", "2");
+    let duty = world.vote_request_duty(&start, &call);
+    world.retry(duty, "key-not-yet-active").await;
+}
+
+#[tokio::test]
 async fn an_approval_in_which_a_suspended_key_took_part_waits_for_a_person() {
     let mut world = World::new();
     let (asked, bundle) = world.approve("release-signing", "1").await;

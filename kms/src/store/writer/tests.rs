@@ -47,7 +47,8 @@ async fn work_that_fails_leaves_nothing_and_takes_nothing_from_what_is_written_w
 /// A signature of an order whose intent is on disk.
 async fn intended(writer: &Writer, order: Order) -> Conclusion {
     let duty = order.duty();
-    let recorded = writer.write(move |batch| batch.intend(UnixMillis::new(2), order)).await.expect("written");
+    let intended = writer.write(move |batch| batch.intend(UnixMillis::new(2), order)).await.expect("written");
+    let recorded = intended.expect("not limited").recorded;
     let signature = RawSignature(vec![7; 64]);
     Conclusion { at: UnixMillis::new(3), duty, intent: recorded.intent, signature }
 }

@@ -1,0 +1,167 @@
+//! A KMS that people have set up: a contract that governs itself and a release key, and approvals by that contract.
+
+use assent_consensus::digest::Digest;
+use assent_consensus::encoding::Bytes;
+use assent_consensus::genesis::{
+    ChainDocument, ContractDocument, GenesisDocument, KeyDocument, ProcessDocument,
+};
+use assent_consensus::json::Integer;
+use assent_consensus::jwk::PublicKey;
+use assent_consensus::message::{KeyVersion, RequestId, TransitionReason};
+use assent_consensus::name::Name;
+use assent_consensus::operational_key::{Algorithm, KeyKind};
+use assent_consensus::subject::{SignatureFormat, Subject};
+use assent_consensus::time::{Millis, UnixMillis};
+use p256::ecdsa::SigningKey;
+
+use super::{NOW, SmallKms, public, release};
+use crate::admin::{Admin, AdminError};
+use crate::changes::{ApprovedChanges, Destruction, Mandate, Rotation};
+use crate::life::Limits;
+use crate::signing::KeyName;
+use crate::sockets::Peer;
+
+pub(crate) const DAY: u64 = 24 * 3_600_000;
+/// The user who does it.
+pub(crate) const PERSON: Peer = Peer(Some(1_000));
+
+impl SmallKms {
+    /// One whose keys are made, with these limits of the release key, and not pinned.
+    pub async fn made(limits: Limits) -> SmallKms {
+        let kms = SmallKms::empty();
+        let (admin, kind) = (kms.admin(), (Algorithm::ES256, KeyKind::P256));
+        let contract = admin.create_key(governing_key(), None, kind, Limits::NONE, PERSON).await;
+        contract.expect("made");
+        admin.create_key(release(), None, kind, limits, PERSON).await.expect("made");
+        kms
+    }
+
+    /// One that is pinned.
+    pub async fn pinned() -> SmallKms {
+        let kms = SmallKms::made(Limits::NONE).await;
+        kms.pin().await.expect("pinned");
+        kms
+    }
+
+    pub async fn pin(&self) -> Result<(), AdminError> {
+        self.admin().pin(self.genesis(), PERSON).await.map(drop)
+    }
+
+    pub fn admin(&self) -> Admin {
+        let (pins, writer, devices) = (self.pins.clone(), self.writer.clone(), self.devices.clone());
+        Admin::new(
+            pins,
+            writer,
+            devices,
+            self.directory.path().to_owned(),
+            self.clock(),
+            Millis::new(30 * DAY),
+        )
+    }
+
+    pub fn changes(&self) -> ApprovedChanges {
+        let (pins, signing, writer) = (self.pins.clone(), self.signing.clone(), self.writer.clone());
+        let directory = self.directory.path().to_owned();
+        let changes =
+            ApprovedChanges::new(pins, signing, writer, self.devices.clone(), directory, self.clock());
+        changes.expect("readable")
+    }
+
+    fn genesis(&self) -> Vec<u8> {
+        let key = |name: &KeyName| {
+            let row = self.pins.key_row(name, KeyVersion::first()).expect("made");
+            row.public_key.public_key().as_p256().expect("P-256").clone()
+        };
+        let name = |text: &str| text.parse().expect("a name");
+        let kinds = "\"sign\", \"rotate-key\", \"destroy-key\"";
+        let policy = format!(
+            "name = \"release-approval\"\nkinds = [{kinds}]\ndeadline = \"48h\"\n\
+             rule = {{ at_least = 1, of = \"all\" }}\n\
+             [[voter]]\nname = \"alice\"\n{}\ngroups = [\"all\"]\n",
+            toml(&software_key(101))
+        );
+        let process = format!(
+            "name = \"release-signing\"\ninput = {{ artifact = \"digest\", size = \"integer\" }}\n\
+             [[requester]]\nname = \"ci\"\n{}\n[[step]]\nname = \"approval\"\nask = \"release-approval\"\n\
+             subject = {{ kind = \"sign\", key = \"release\", name = \"file\", digest = \"{{artifact}}\", size = \"{{size}}\" }}\n\
+             [[step]]\nname = \"signature\"\nact = \"approval\"\n",
+            toml(&software_key(102))
+        );
+        let chain = |id: &str, number| ChainDocument { id: name(id), validators: vec![software_key(number)] };
+        let document = GenesisDocument {
+            version: Integer::saturating(1),
+            name: name("test"),
+            environment: "a test".parse().expect("text"),
+            created: UnixMillis::new(NOW),
+            chains: vec![chain("process", 103), chain("consensus", 104)],
+            contracts: vec![ContractDocument {
+                name: governor(),
+                chain: name("consensus"),
+                governed_by: None,
+                policy: Bytes(policy.into_bytes()),
+                key: key(&governing_key()),
+                attestation: None,
+            }],
+            processes: vec![ProcessDocument {
+                name: name("release-signing"),
+                chain: name("process"),
+                governed_by: governor(),
+                definition: Bytes(process.into_bytes()),
+            }],
+            keys: vec![KeyDocument {
+                name: name("release"),
+                governed_by: governor(),
+                alg: Algorithm::ES256,
+                format: SignatureFormat::Der,
+                key: key(&release()).into(),
+                attestation: None,
+                adopted: false,
+            }],
+            recovery: None,
+        };
+        document.to_genesis().expect("valid").bytes().to_vec()
+    }
+}
+
+pub(crate) fn governor() -> Name {
+    "release-approval".parse().expect("a name")
+}
+
+pub(crate) fn governing_key() -> KeyName {
+    KeyName::Contract(governor())
+}
+
+/// What the n-th request approved.
+pub(crate) fn mandate(request: u8) -> Mandate {
+    Mandate {
+        request: RequestId(Digest::of(&[request])),
+        governor: governor(),
+        governor_version: KeyVersion::first(),
+        decision: Digest::of(&[request, request]),
+        decided: UnixMillis::new(NOW),
+    }
+}
+
+/// A rotation of the release key.
+pub(crate) fn rotation(request: u8, reason: TransitionReason) -> Rotation {
+    Rotation { mandate: mandate(request), key: release(), reason, overlap: Millis::new(DAY) }
+}
+
+/// The destruction of a version of the release key.
+pub(crate) fn destruction(request: u8, version: KeyVersion) -> Destruction {
+    let key = Some("release".parse().expect("a name"));
+    let subject = Subject::DestroyKey { key, contract: None, version: version.0, context: None };
+    Destruction { mandate: mandate(request), key: release(), version, subject }
+}
+
+/// A public key that no device of a test holds.
+fn software_key(number: u8) -> PublicKey {
+    let key = SigningKey::from_slice(&[number; 32]).expect("a scalar");
+    public(&key).as_p256().expect("P-256").clone()
+}
+
+fn toml(key: &PublicKey) -> String {
+    let jwk = serde_json::to_value(key).expect("a JWK");
+    let member = |name: &str| jwk[name].as_str().expect("text").to_owned();
+    format!("key = {{ kty = \"EC\", crv = \"P-256\", x = \"{}\", y = \"{}\" }}", member("x"), member("y"))
+}
