@@ -3,14 +3,16 @@
 
 use assent_consensus::digest::Digest;
 use assent_consensus::jws::Jws;
-use assent_consensus::message::{Change, KeyVersion};
+use assent_consensus::message::{Change, KeyTransition, KeyVersion};
 use assent_consensus::subject::Subject;
+use assent_consensus::time::{Millis, UnixMillis};
 
 use super::{ApprovedChanges, Mandate, set_state};
 use crate::device::DeviceError;
 use crate::life;
 use crate::pins::KeyState;
 use crate::signing::{KeyName, Purpose, SigningError};
+use crate::store::KeyRow;
 
 /// An approved destruction.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +25,8 @@ pub struct Destruction {
     pub version: KeyVersion,
     /// The subject, as it was approved.
     pub subject: Subject,
+    /// How long a version may be needed for what it has begun.
+    pub overlap: Millis,
 }
 
 /// A destruction that was done.
@@ -41,11 +45,13 @@ impl ApprovedChanges {
     /// [`SigningError`]
     pub async fn destroy(&self, destruction: Destruction) -> Result<Destroyed, SigningError> {
         let _turn = self.turn.lock().await;
-        let Destruction { mandate, key, version, subject } = destruction;
+        let Destruction { mandate, key, version, subject, overlap } = destruction;
         let unknown = || SigningError::UnknownKey { key: key.clone(), version };
         let row = self.pins.key_row(&key, version).ok_or_else(unknown)?;
-        let state = self.pins.state_at(&row, (self.clock)());
-        if state != KeyState::Destroyed && !state.may_become(KeyState::Destroyed) {
+        let now = (self.clock)();
+        let state = self.pins.state_at(&row, now);
+        let may_go = state.may_become(KeyState::Destroyed) && !self.is_needed(&row, overlap, now);
+        if state != KeyState::Destroyed && !may_go {
             return Err(SigningError::KeyInUse { key, version, state });
         }
         let says = Change {
@@ -74,5 +80,22 @@ impl ApprovedChanges {
             tracing::warn!(alarm = true, %key, %version, "the key is destroyed");
         }
         Ok(Destroyed { change, audit })
+    }
+
+    /// Whether a contract's version that a date or a limit has deactivated may have opened a request that is not over. One
+    /// that was rotated is deactivated only then.
+    fn is_needed(&self, row: &KeyRow, overlap: Millis, now: UnixMillis) -> bool {
+        let is_retired = |next: &KeyTransition| next.old_retires <= now;
+        let successions = self.pins.successions();
+        if matches!(row.name, KeyName::Operational(_))
+            || successions.after(&row.name, row.version).is_some_and(is_retired)
+        {
+            return false;
+        }
+        match row.state {
+            KeyState::Deactivated => now < row.changed.after(overlap),
+            KeyState::Active | KeyState::Suspended => true,
+            KeyState::PreActivation | KeyState::Compromised | KeyState::Destroyed => false,
+        }
     }
 }

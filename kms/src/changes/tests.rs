@@ -1,12 +1,15 @@
 //! Changes that are cut short at each step, and what is in force meanwhile.
 
+use assent_consensus::artifact::ToSign;
+use assent_consensus::json::Integer;
 use assent_consensus::message::{KeyTransition, KeyVersion, TransitionReason};
 use assent_consensus::time::UnixMillis;
 
 use super::rotation::LEAD;
+use crate::life::LimitsChange;
 use crate::pins::KeyState;
-use crate::signing::SigningError;
-use crate::testing::{DAY, NOW, SmallKms, destruction, release, rotation};
+use crate::signing::{Order, Purpose, SigningError};
+use crate::testing::{DAY, NOW, PERSON, SmallKms, destruction, governing_key, mandate, release, rotation};
 
 fn version_at(kms: &SmallKms, moment: u64) -> (u64, KeyState) {
     let key = kms.pins.key(&release(), UnixMillis::new(moment)).expect("there is one");
@@ -74,10 +77,14 @@ async fn the_old_version_is_deactivated_when_what_it_has_begun_is_over() {
 async fn a_version_is_destroyed_when_it_is_retired_and_not_before() {
     let mut kms = SmallKms::pinned().await;
     let first = KeyVersion::first();
-    let refused = kms.changes().destroy(destruction(2, first)).await.expect_err("it is in use");
+    let refused = kms.changes().destroy(destruction(2, &release(), first)).await.expect_err("it is in use");
     assert_eq!((refused.reason(), refused.is_retry()), ("key-in-use", false));
     kms.changes().rotate(rotation(1, TransitionReason::Rotation)).await.expect("rotated");
-    let refused = kms.changes().destroy(destruction(2, first)).await.expect_err("it finishes what it began");
+    let refused = kms
+        .changes()
+        .destroy(destruction(2, &release(), first))
+        .await
+        .expect_err("it finishes what it began");
     assert_eq!(refused.reason(), "key-in-use");
 
     kms.set_clock(LEAD.get() + DAY);
@@ -85,12 +92,12 @@ async fn a_version_is_destroyed_when_it_is_retired_and_not_before() {
     let before = kms.token.token().keys.len();
     for calls in [0, 1, 2] {
         kms.token.token().gone_after = Some(calls);
-        let _ = kms.changes().destroy(destruction(2, first)).await;
+        let _ = kms.changes().destroy(destruction(2, &release(), first)).await;
         kms = kms.restart();
         (kms.token.token().gone_after, kms.token.token().is_gone) = (None, false);
     }
-    let destroyed = kms.changes().destroy(destruction(2, first)).await.expect("destroyed");
-    let again = kms.changes().destroy(destruction(2, first)).await.expect("the same");
+    let destroyed = kms.changes().destroy(destruction(2, &release(), first)).await.expect("destroyed");
+    let again = kms.changes().destroy(destruction(2, &release(), first)).await.expect("the same");
     assert_eq!(destroyed, again);
     assert_eq!(kms.token.token().keys.len(), before - 1);
     let row = kms.pins.key_row(&release(), first).expect("its row is kept");
@@ -99,10 +106,33 @@ async fn a_version_is_destroyed_when_it_is_retired_and_not_before() {
 }
 
 #[tokio::test]
+async fn a_contracts_version_is_kept_until_what_it_has_opened_is_over() {
+    let kms = SmallKms::pinned().await;
+    let (key, first) = (governing_key(), KeyVersion::first());
+    let uses = LimitsChange { uses: Some(Integer::new(1)), ..LimitsChange::default() };
+    kms.admin().limit(key.clone(), None, uses, PERSON).await.expect("limited");
+    // The request that is to approve the destruction is the last one that it opens.
+    let to_sign = ToSign::Message(b"a vote request".to_vec());
+    let request = mandate(2).request;
+    let opening = Order { purpose: Purpose::VoteRequest, request, key: key.clone(), version: first, to_sign };
+    kms.signing.sign(opening).await.expect("signed");
+    for after in [0, 1_000, DAY - 1] {
+        kms.set_clock(after);
+        let refused = kms.changes().destroy(destruction(2, &key, first)).await.expect_err("it is needed");
+        assert_eq!((refused.reason(), refused.is_retry()), ("key-in-use", false), "{after}");
+        kms.live_until(after).await;
+    }
+    kms.set_clock(DAY);
+    kms.changes().destroy(destruction(2, &key, first)).await.expect("destroyed");
+    let row = kms.pins.key_row(&key, first).expect("its row is kept");
+    assert_eq!(row.state, KeyState::Destroyed);
+}
+
+#[tokio::test]
 async fn a_compromised_version_is_destroyed_at_once() {
     let kms = SmallKms::pinned().await;
     kms.changes().rotate(rotation(1, TransitionReason::Compromise)).await.expect("rotated");
-    kms.changes().destroy(destruction(2, KeyVersion::first())).await.expect("destroyed");
+    kms.changes().destroy(destruction(2, &release(), KeyVersion::first())).await.expect("destroyed");
     kms.settled().await;
     let row = kms.pins.key_row(&release(), KeyVersion::first()).expect("its row is kept");
     assert_eq!(row.state, KeyState::Destroyed);

@@ -2,6 +2,7 @@
 
 use assent_consensus::bundle::{Act, Bundle, VerifiedBundle, verify_under};
 use assent_consensus::digest::Digest;
+use assent_consensus::genesis::ContractEntry;
 use assent_consensus::header::EventProof;
 use assent_consensus::message::{RequestId, TransitionReason};
 use assent_consensus::name::Name;
@@ -58,7 +59,8 @@ impl Checker {
             Act::RotateKey { key, reason } => Ok(Task::Rotate(self.rotation(&approval, key, reason)?)),
             Act::DestroyKey { key, version } => {
                 let (mandate, subject) = (mandate(&approval), approval.subject().clone());
-                Ok(Task::Destroy(Destruction { mandate, key, version, subject }))
+                let overlap = self.overlap(approval.contract, &key);
+                Ok(Task::Destroy(Destruction { mandate, key, version, subject, overlap }))
             }
         }
     }
@@ -70,27 +72,27 @@ impl Checker {
         key: KeyName,
         reason: TransitionReason,
     ) -> Result<Rotation, Refused> {
-        let target = match &key {
+        if let KeyName::Operational(name) = &key
+            && let Some(algorithm) = self.genesis.key(name).map(|entry| entry.key.algorithm())
+            && algorithm != Algorithm::ES256
+        {
+            let message =
+                format!("{key} signs by {algorithm}, and a key transition can name ES256 keys alone");
+            return Err(Refused::person("other-algorithm", message));
+        }
+        let overlap = self.overlap(approval.contract, &key);
+        Ok(Rotation { mandate: mandate(approval), key, reason, overlap })
+    }
+
+    /// How long a version of a key may be needed for what it has begun.
+    fn overlap(&self, governor: &ContractEntry, key: &KeyName) -> Millis {
+        let target = match key {
             KeyName::Contract(name) => self.genesis.contract(name),
-            KeyName::Operational(name) => {
-                let entry = self.genesis.key(name);
-                if let Some(algorithm) = entry.map(|entry| entry.key.algorithm())
-                    && algorithm != Algorithm::ES256
-                {
-                    let message =
-                        format!("{key} signs by {algorithm}, and a key transition can name ES256 keys alone");
-                    return Err(Refused::person("other-algorithm", message));
-                }
-                None
-            }
+            KeyName::Operational(_) => None,
         };
-        let governor = approval.contract;
         let deadline = target.unwrap_or(governor).policy.deadline();
-        let overlap = deadline
-            .get()
-            .saturating_add(governor.policy.act_within().get())
-            .saturating_add(self.grace.get());
-        Ok(Rotation { mandate: mandate(approval), key, reason, overlap: Millis::new(overlap) })
+        let overlap = deadline.get().saturating_add(governor.policy.act_within().get());
+        Millis::new(overlap.saturating_add(self.grace.get()))
     }
 
     /// Checks what a bundle cannot show: that what the contract signed is what this KMS ordered, with a key that is still

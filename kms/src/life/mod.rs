@@ -22,6 +22,8 @@ use crate::store::{Batch, KeyRow, StoreError};
 
 pub(crate) use limits::Limited;
 pub use limits::{Limits, LimitsChange, LimitsError, RATE_USES_LIMIT, Rate, RateError};
+#[cfg(test)]
+pub(crate) use watch::look;
 pub use watch::{keep_watch, notice};
 
 /// What time or use makes of a state.

@@ -63,7 +63,7 @@ pub async fn keep_watch(writer: Arc<Writer>, pins: Pins, directory: PathBuf, clo
 }
 
 /// Puts on record what has become of keys.
-pub(super) async fn look(
+pub(crate) async fn look(
     writer: &Writer,
     pins: &Pins,
     directory: &Path,

@@ -227,7 +227,8 @@ pub enum SigningError {
     },
     /// The key is still needed.
     #[error(
-        "version {version} of {key} is {state}: it is destroyed when it is deactivated or compromised, not before"
+        "version {version} of {key} is {state}: it is destroyed when it is deactivated and what it has begun is over, or \
+         when it is compromised, not before"
     )]
     KeyInUse {
         /// Which.

@@ -99,6 +99,8 @@ pub struct KeyRow {
     pub created: UnixMillis,
     /// When it was activated, or pinned with a date at which it will be.
     pub activated: Option<UnixMillis>,
+    /// When its state on record became that.
+    pub changed: UnixMillis,
     /// What it is limited to.
     pub limits: Limits,
     /// How often it was used, if that is counted.
@@ -400,8 +402,9 @@ impl Store {
             governed_by: governed_by.map(|name| name.parse().map_err(|_| wrong("governor"))).transpose()?,
             created: UnixMillis::new(number(7)?.unwrap_or_default()),
             activated: number(8)?.map(UnixMillis::new),
-            limits: self.limits(self.sql(row.get(12))?)?,
-            used: number(13)?.unwrap_or_default(),
+            changed: UnixMillis::new(number(12)?.unwrap_or_default()),
+            limits: self.limits(self.sql(row.get(13))?)?,
+            used: number(14)?.unwrap_or_default(),
         })
     }
 

@@ -143,7 +143,7 @@ pub(crate) const SET_EPOCH: &str = "UPDATE kms SET epoch = ?1, pending = NULL WH
 
 pub(crate) const KEYS: &str =
     "SELECT object, kind, name, version, public_key, state, governed_by, created, activated, device, algorithm, adopted,
-        limits, (SELECT max(nth) FROM key_use AS used
+        changed, limits, (SELECT max(nth) FROM key_use AS used
             WHERE used.kind = key.kind AND used.name = key.name AND used.version = key.version)
     FROM key ORDER BY kind, name, version";
 pub(crate) const INSERT_KEY: &str = "INSERT INTO key

@@ -2,7 +2,7 @@
 
 mod pinned;
 
-pub(crate) use pinned::{DAY, PERSON, destruction, governing_key, rotation};
+pub(crate) use pinned::{DAY, PERSON, destruction, governing_key, mandate, rotation};
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

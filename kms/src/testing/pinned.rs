@@ -17,7 +17,7 @@ use p256::ecdsa::SigningKey;
 use super::{NOW, SmallKms, public, release};
 use crate::admin::{Admin, AdminError};
 use crate::changes::{ApprovedChanges, Destruction, Mandate, Rotation};
-use crate::life::Limits;
+use crate::life::{self, Limits};
 use crate::signing::KeyName;
 use crate::sockets::Peer;
 
@@ -65,6 +65,13 @@ impl SmallKms {
         let changes =
             ApprovedChanges::new(pins, signing, writer, self.devices.clone(), directory, self.clock());
         changes.expect("readable")
+    }
+
+    /// Moves the clock, and has that put on record which came with it.
+    pub async fn live_until(&self, after: u64) {
+        self.set_clock(after);
+        let now = (self.clock())();
+        life::look(&self.writer, &self.pins, self.directory.path(), now).await.expect("recorded");
     }
 
     fn genesis(&self) -> Vec<u8> {
@@ -147,11 +154,15 @@ pub(crate) fn rotation(request: u8, reason: TransitionReason) -> Rotation {
     Rotation { mandate: mandate(request), key: release(), reason, overlap: Millis::new(DAY) }
 }
 
-/// The destruction of a version of the release key.
-pub(crate) fn destruction(request: u8, version: KeyVersion) -> Destruction {
-    let key = Some("release".parse().expect("a name"));
-    let subject = Subject::DestroyKey { key, contract: None, version: version.0, context: None };
-    Destruction { mandate: mandate(request), key: release(), version, subject }
+/// The destruction of a version of a key.
+pub(crate) fn destruction(request: u8, key: &KeyName, version: KeyVersion) -> Destruction {
+    let (contract, operational) = match key {
+        KeyName::Contract(name) => (Some(name.clone()), None),
+        KeyName::Operational(name) => (None, Some(name.clone())),
+    };
+    let subject = Subject::DestroyKey { key: operational, contract, version: version.0, context: None };
+    let (mandate, overlap) = (mandate(request), Millis::new(DAY));
+    Destruction { mandate, key: key.clone(), version, subject, overlap }
 }
 
 /// A public key that no device of a test holds.

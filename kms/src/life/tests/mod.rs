@@ -42,14 +42,6 @@ impl SmallKms {
         self.admin().limit(release(), None, read(change), PERSON).await
     }
 
-    /// Moves the clock, and has that put on record which came with it.
-    async fn live_until(&self, after: u64) {
-        self.set_clock(after);
-        watch::look(&self.writer, &self.pins, self.directory.path(), (self.clock())())
-            .await
-            .expect("recorded");
-    }
-
     fn state(&self, version: KeyVersion) -> KeyState {
         let row = self.pins.key_row(&release(), version).expect("it is there");
         self.pins.state_at(&row, (self.clock())())

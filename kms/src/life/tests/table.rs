@@ -44,7 +44,7 @@ impl Life {
             KeyState::Compromised => drop(admin.compromised(release(), None, PERSON).await.expect("legal")),
             KeyState::Destroyed => {
                 admin.compromised(release(), None, PERSON).await.expect("legal");
-                life.kms.changes().destroy(destruction(100, life.version)).await.expect("legal");
+                life.kms.changes().destroy(destruction(100, &release(), life.version)).await.expect("legal");
             }
         }
         assert_eq!(life.state(), from);
@@ -135,9 +135,9 @@ impl Life {
                 self.kms.limit(&format!(r#"{{"activates":{}}}"#, NOW + DAY)).await.expect("ahead");
                 self.kms.pin().await.expect("pinned");
                 assert_eq!(self.state(), self.from);
-                changes.destroy(destruction(1, self.version)).await.expect("legal");
+                changes.destroy(destruction(1, &release(), self.version)).await.expect("legal");
             }
-            (_, KeyState::Destroyed) => drop(changes.destroy(destruction(1, self.version)).await),
+            (_, KeyState::Destroyed) => drop(changes.destroy(destruction(1, &release(), self.version)).await),
             _ => return None,
         }
         Some(())
