@@ -156,6 +156,9 @@ impl Checker {
         match key.state {
             KeyState::Active => Ok(()),
             KeyState::Deactivated if self.ordered(purpose, request)?.is_some() => Ok(()),
+            KeyState::Deactivated if self.successions.after(name, key.version).is_some() => {
+                Err(not_yet_active(name, key.version.next()))
+            }
             state => Err(not_in_use(name, key.version, state)),
         }
     }
@@ -193,10 +196,7 @@ impl Checker {
 /// The key that is in force, unless its transition is still being signed, or its activation date is still to come.
 fn in_force(name: &KeyName, key: Option<PinnedKey>) -> Result<PinnedKey, Refused> {
     match key {
-        Some(key) if key.state == KeyState::PreActivation => {
-            let message = format!("version {} of {name} is not active yet", key.version);
-            Err(Refused { is_verdict: false, ..Refused::retry("key-not-yet-active", message) })
-        }
+        Some(key) if key.state == KeyState::PreActivation => Err(not_yet_active(name, key.version)),
         Some(key) => Ok(key),
         None => Err(Refused::person("unknown-key", format!("{name} is not on this KMS"))),
     }
@@ -227,6 +227,11 @@ pub(super) fn check_trusted(name: &KeyName, key: &PinnedKey) -> Result<(), Refus
             Err(not_in_use(name, key.version, state))
         }
     }
+}
+
+fn not_yet_active(name: &KeyName, version: KeyVersion) -> Refused {
+    let message = format!("version {version} of {name} is not active yet");
+    Refused { is_verdict: false, ..Refused::retry("key-not-yet-active", message) }
 }
 
 fn not_in_use(name: &KeyName, version: KeyVersion, state: KeyState) -> Refused {

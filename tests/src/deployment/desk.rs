@@ -175,12 +175,19 @@ impl Desk {
             later.nth(1).map(|asked| asked.request)
         };
         let ended = |view: &CaseView| matches!(view.summary.state, CaseState::Ended { .. });
+        let view = self.case_until(case, |view| ended(view) || next(view).is_some()).await?;
+        Ok(next(&view).map(|request| Case { request, ..case.clone() }))
+    }
+
+    /// Waits until a case is as `wanted`.
+    ///
+    /// # Errors
+    /// It takes too long.
+    pub async fn case_until(&self, case: &Case, wanted: impl Fn(&CaseView) -> bool) -> Result<CaseView> {
         let fetch = |since: Option<Since>| async move {
             self.client.case(case.requester, &case.name, since.as_ref()).await
         };
-        let view =
-            self.until(fetch, |view| ended(view) || next(view).is_some(), |view| &view.revision).await?;
-        Ok(next(&view).map(|request| Case { request, ..case.clone() }))
+        self.until(fetch, wanted, |view| &view.revision).await
     }
 
     /// Waits until a case has ended.
@@ -189,10 +196,7 @@ impl Desk {
     /// It takes too long.
     pub async fn end(&self, case: &Case) -> Result<(CaseView, CaseOutcome)> {
         let ended = |view: &CaseView| matches!(view.summary.state, CaseState::Ended { .. });
-        let fetch = |since: Option<Since>| async move {
-            self.client.case(case.requester, &case.name, since.as_ref()).await
-        };
-        let view = self.until(fetch, ended, |view| &view.revision).await?;
+        let view = self.case_until(case, ended).await?;
         match view.summary.state {
             CaseState::Ended { outcome } => Ok((view, outcome)),
             _ => bail!("the case has not ended"),

@@ -5,8 +5,10 @@ use assent_consensus::bundle::ActionResult;
 use assent_consensus::digest::Digest;
 use assent_consensus::duty::Duty;
 use assent_consensus::event::EventBytes;
-use assent_consensus::message::KeyVersion;
+use assent_consensus::message::{KeyTransition, KeyVersion, TransitionReason};
+use assent_consensus::standing::Successions;
 use assent_consensus::subject::{SignatureFormat, Subject};
+use assent_consensus::time::UnixMillis;
 use assent_consensus::vote::{Choice, Outcome};
 use p256::ecdsa::signature::hazmat::PrehashVerifier;
 use p256::ecdsa::{DerSignature, VerifyingKey};
@@ -43,7 +45,7 @@ async fn a_statement_names_the_approval_that_it_stands_on() {
     let ballots = vec![world.ballot(&asked, 0, Choice::Approve, MINUTE)];
     let decided = asked.vote_request.opened.get() + HOUR;
     world.set_clock(decided);
-    let decided = assent_consensus::time::UnixMillis::new(decided);
+    let decided = UnixMillis::new(decided);
     let duty = world.decision_duty(&asked, &ballots, None, Outcome::Approved, decided);
     let decision = world.signed(duty).await;
     let bundle = world.bundle(&asked, ballots, decision);
@@ -222,6 +224,36 @@ async fn a_key_whose_date_is_still_to_come_is_waited_for() {
     let (start, call) = world.case("release-signing", "2");
     let duty = world.vote_request_duty(&start, &call);
     world.retry(duty, "key-not-yet-active").await;
+}
+
+#[tokio::test]
+async fn a_key_that_is_used_up_waits_for_its_next_version_if_that_is_on_its_way() {
+    let mut world = World::new();
+    let (asked, bundle) = world.approve("release-signing", "1").await;
+    let due = world.action_due(&asked, &bundle);
+    let action = world.action_duty(&bundle, due);
+    let key = operational_key("release");
+    world.books.set_state(&key, KeyState::Deactivated);
+    world.needs_person(action.clone(), "key-not-active").await;
+    let (activates, to) = (UnixMillis::new(world.now() + 5_000), world.stranger.public.clone());
+    let mut successions = Successions::default();
+    successions.add(
+        key,
+        KeyTransition {
+            deployment: world.genesis.id(),
+            contract: None,
+            key: Some(name("release")),
+            version: KeyVersion::first().next(),
+            from: to.thumbprint(),
+            to,
+            reason: TransitionReason::Rotation,
+            activates,
+            old_retires: activates,
+            decision: bundle.decision.digest(),
+        },
+    );
+    world.books.pages().successions = successions.into();
+    world.retry(action, "key-not-yet-active").await;
 }
 
 #[tokio::test]

@@ -31,6 +31,7 @@ pub(super) struct Pages {
     pub(super) trusted: BTreeMap<Name, TrustedHeader>,
     pub(super) orders: HashMap<DutyId, SignedOrder>,
     pub(super) refusals: Vec<(Purpose, RequestId, String)>,
+    pub(super) successions: Arc<Successions>,
     /// Whether nothing can be written.
     pub(super) disk_is_full: bool,
 }
@@ -84,7 +85,7 @@ impl Vault for Books {
     }
 
     fn successions(&self) -> Arc<Successions> {
-        Arc::default()
+        self.pages().successions.clone()
     }
 
     fn destroy(&self, _: Destruction) -> Later<'_, Result<Destroyed, SigningError>> {
