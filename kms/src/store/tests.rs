@@ -1,7 +1,8 @@
 //! The file of an earlier program.
 
 use super::*;
-use crate::testing::SmallKms;
+use crate::signing::{Order, Purpose};
+use crate::testing::{NOW, SmallKms, order, release};
 
 /// Makes the file what the program before this one would have made of it.
 fn age(file: &Connection) {
@@ -43,6 +44,27 @@ async fn the_file_of_an_earlier_program_is_brought_up_with_all_that_is_in_it() {
         assert_eq!(store.keys().expect("read"), before);
         assert_eq!(store.head().expect("read"), head);
         crate::audit::verify(&store, &[head.digest]).expect("the log and the tables agree");
+    }
+}
+
+#[tokio::test]
+async fn limits_that_were_not_written_count_nothing() {
+    let SmallKms { writer, signing, directory, .. } = SmallKms::new().await;
+    drop((writer, signing));
+    let store = Store::open(directory.path()).expect("it opens");
+    let mut batch = Batch::new(&store, store.head().expect("read"));
+    let (at, version) = (UnixMillis::new(NOW), KeyVersion::first());
+    let limits = Limits { uses: Integer::new(1), ..Limits::NONE };
+    let action = |number| Order { purpose: Purpose::Action, ..order(number, "x") };
+    let failed = batch.apart(|batch| {
+        batch.set_first_limits(at, None, (&release(), version), &limits)?;
+        assert_eq!(batch.intend(at, action(1))?.map(|intended| intended.used), Ok(Some(1)));
+        Err::<(), _>(StoreError::Busy)
+    });
+    assert_eq!(failed, Ok(Err(StoreError::Busy)));
+    for number in 1..4 {
+        let intended = batch.intend(at, action(number)).expect("written");
+        assert_eq!(intended.map(|intended| intended.used), Ok(None));
     }
 }
 

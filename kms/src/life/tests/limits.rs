@@ -4,6 +4,7 @@ use assent_consensus::message::TransitionReason;
 use tokio::task::JoinSet;
 
 use super::*;
+use crate::store::{LimitReached, Uses};
 use crate::testing::{DAY, NOW, governing_key, rotation};
 
 #[tokio::test]
@@ -49,6 +50,12 @@ async fn a_life_that_passed_while_the_kms_was_off_is_put_on_record_in_its_order(
     kms.set_clock(DAY);
     assert_eq!(kms.state(KeyVersion::first()), KeyState::Deactivated);
     // By hand, before the watch comes to it.
+    for refused in
+        [kms.admin().suspend(release(), None, PERSON).await, kms.limit(r#"{"deactivates":null}"#).await]
+    {
+        let refused = refused.expect_err("it is over").to_string();
+        assert!(refused.contains("is deactivated"), "{refused}");
+    }
     kms.admin().compromised(release(), None, PERSON).await.expect("legal");
     assert_eq!(
         kms.recorded_states(KeyVersion::first()),
@@ -224,6 +231,24 @@ async fn a_limit_that_is_set_while_the_key_is_in_use_misses_no_use() {
 }
 
 #[tokio::test]
+async fn a_limit_counts_from_the_next_piece_of_work_on_that_is_written() {
+    let kms = SmallKms::pinned().await;
+    let (at, first) = (UnixMillis::new(NOW), KeyVersion::first());
+    let write = move |batch: &mut Batch<'_>| {
+        let limits: Limits = read(r#"{"uses":2}"#);
+        let before = batch.intend(at, action(1))?;
+        let mut uses = Uses::of(&release(), first, &limits);
+        uses.read_on(batch.store())?;
+        batch.set_limits(at, None, (&release(), first), &limits, &uses)?;
+        let used = [before, batch.intend(at, action(2))?, batch.intend(at, action(3))?];
+        Ok(used.map(|intended| intended.map(|intended| intended.used)))
+    };
+    let used = kms.writer.write(write).await.expect("written");
+    assert_eq!(used, [Ok(None), Ok(Some(2)), Err(LimitReached::UsedUp)]);
+    kms.verify_log();
+}
+
+#[tokio::test]
 async fn a_contract_whose_key_is_deactivated_ends_what_it_has_opened_and_opens_nothing() {
     for limits in [r#"{"uses":2}"#.to_owned(), format!(r#"{{"deactivates":{}}}"#, NOW + 1_000)] {
         let kms = SmallKms::pinned().await;
@@ -242,6 +267,11 @@ async fn a_contract_whose_key_is_deactivated_ends_what_it_has_opened_and_opens_n
 
         let refused = Some(("key-not-active", false));
         assert_eq!(refusal(kms.signing.sign(by_contract(Purpose::VoteRequest, 3)).await), refused);
+        // Only the key that opened a request ends it.
+        kms.limit(&format!(r#"{{"deactivates":{}}}"#, NOW + 2_000)).await.expect("limited");
+        kms.set_clock(2_000);
+        let other_key = order(Purpose::Decision, 2, &release(), KeyVersion::first());
+        assert_eq!(refusal(kms.signing.sign(other_key).await), refused);
         for request in [1, 2] {
             use Purpose::{Change, Decision, TransitionFirst, VoteRequest};
             for purpose in [VoteRequest, Decision, TransitionFirst, Change] {
