@@ -47,8 +47,8 @@ impl DeviceLog {
     /// In memory, and at once: what is suspected signs nothing even if that cannot be written.
     fn suspend_at_once(&self, findings: &[Finding]) {
         let rows = self.pins.keys();
-        for (row, _) in suspects(&rows, &self.device, findings) {
-            self.pins.set_key_state(&row.name, row.version, KeyState::Suspended);
+        for (row, to, _) in suspects(&rows, &self.device, findings) {
+            self.pins.set_key_state(&row.name, row.version, to);
         }
     }
 
@@ -115,25 +115,25 @@ impl LogKeeper for DeviceLog {
             let number = batch.append(&entry)?.number;
             batch.set_device_log(&device, &serial, number, mark)?;
             let (rows, mut suspended) = (batch.store().keys()?, Vec::new());
-            for (row, finding) in suspects(&rows, &device, &findings) {
-                batch.set_key_state(&row.name, row.version, KeyState::Suspended, at)?;
+            for (row, to, finding) in suspects(&rows, &device, &findings) {
+                batch.set_key_state(&row.name, row.version, to, at)?;
                 batch.append(&Entry::KeyState {
                     at,
                     by: None,
                     key: LoggedKey::new(&row.name, row.version),
                     from: row.state.to_string(),
-                    to: KeyState::Suspended.to_string(),
+                    to: to.to_string(),
                     why: shortened(&finding.to_string()),
                 })?;
-                suspended.push((row.name.clone(), row.version));
+                suspended.push((row.name.clone(), row.version, to));
             }
             Ok(suspended)
         };
         let suspended = self.writer.write_blocking(write).map_err(|error| error.to_string())?;
-        for (key, version) in suspended {
+        for (key, version, state) in suspended {
             tracing::error!(
                 alarm = true, %key, %version, device = %self.device,
-                "the key is suspended: somebody else used it, or may have"
+                "the key is {state}: somebody else used it, or may have"
             );
         }
         // Once more: the pins may have been read from the file meanwhile.
@@ -142,21 +142,19 @@ impl LogKeeper for DeviceLog {
     }
 }
 
-/// Keys of a device that could sign, and the finding for which they must not.
+/// Keys of a device that could sign, what becomes of them, and the finding for which they must not.
 fn suspects<'r>(
     rows: &'r [KeyRow],
     device: &Name,
     findings: &'r [Finding],
-) -> Vec<(&'r KeyRow, &'r Finding)> {
-    let could_sign = |row: &&KeyRow| {
-        row.device == *device && matches!(row.state, KeyState::Active | KeyState::PreActivation)
-    };
+) -> Vec<(&'r KeyRow, KeyState, &'r Finding)> {
     let suspect = |row: &'r KeyRow| {
+        let to = row.state.under_suspicion()?;
         let number = yubihsm::object_number(&row.object)?;
         let finding = findings.iter().find(|finding| finding.suspects(number))?;
-        Some((row, finding))
+        Some((row, to, finding))
     };
-    rows.iter().filter(could_sign).filter_map(suspect).collect()
+    rows.iter().filter(|row| row.device == *device).filter_map(suspect).collect()
 }
 
 fn device_use(entry: &LogEntry) -> DeviceUse {

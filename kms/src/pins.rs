@@ -62,6 +62,16 @@ impl KeyState {
         )
     }
 
+    /// What becomes of a key that somebody else may have used: a person looks at one that is in use; one that never was is
+    /// given up. Nothing, if it signs nothing anyway.
+    pub const fn under_suspicion(self) -> Option<KeyState> {
+        match self {
+            KeyState::PreActivation => Some(KeyState::Compromised),
+            KeyState::Active => Some(KeyState::Suspended),
+            KeyState::Suspended | KeyState::Deactivated | KeyState::Compromised | KeyState::Destroyed => None,
+        }
+    }
+
     /// The word for it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -323,6 +333,7 @@ mod tests {
             for to in KeyState::ALL {
                 assert_eq!(from.may_become(to), legal.contains(&(from, to)), "{from} to {to}");
             }
+            assert!(from.under_suspicion().is_none_or(|to| from.may_become(to)), "{from}");
         }
     }
 }

@@ -231,11 +231,16 @@ async fn a_key_that_somebody_else_used_signs_nothing_more_and_others_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_empties_the_devices_log_has_all_its_keys_suspended() {
+async fn whoever_empties_the_devices_log_has_all_its_keys_suspended_and_new_ones_given_up() {
     let place = Place::new();
     let process = place.start(true);
     process.make_key(release()).await;
     process.make_key(other_key()).await;
+    // As one that is not pinned yet.
+    let (version, at) = (KeyVersion::first(), UnixMillis::new(NOW));
+    let write =
+        move |batch: &mut Batch<'_>| batch.set_key_state(&other_key(), version, KeyState::PreActivation, at);
+    process.writer.write(write).await.expect("written");
     process.pins.reload(&place.store()).expect("read");
     process.end().await;
     let other = place.somebody_else();
@@ -252,9 +257,8 @@ async fn whoever_empties_the_devices_log_has_all_its_keys_suspended() {
     other.set_log_index(place.simulator.log().last().expect("an entry").number).expect("taken off");
     let process = place.start(true);
     process.signing.sign(order(1, "bytes")).await.expect("signed: nothing is known yet");
-    for name in [release(), other_key()] {
-        process.wait_for(&name, KeyState::Suspended).await;
-    }
+    process.wait_for(&release(), KeyState::Suspended).await;
+    process.wait_for(&other_key(), KeyState::Compromised).await;
     process.end().await;
     let (_, findings) = place.device_log();
     assert!(findings[0].contains("somebody else took entries off it"), "{findings:?}");

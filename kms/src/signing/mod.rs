@@ -465,6 +465,12 @@ impl Signing {
 
     /// A key whose signature was wrong signs nothing more before a person looked.
     async fn suspend(&self, key: &KeyRow, name: KeyName) -> SigningError {
+        let state = self.pins.state_at(key, (self.clock)());
+        // One that only speaks its first word, or ends what it has begun.
+        if !state.may_become(KeyState::Suspended) {
+            tracing::error!(alarm = true, key = %name, "the device gave a wrong signature: the key stays {state}");
+            return SigningError::DeviceFailed(DeviceError::WrongSignature.to_string());
+        }
         tracing::error!(alarm = true, key = %name, "the device gave a wrong signature: the key is suspended");
         let change = KeyChange {
             name: name.clone(),

@@ -296,6 +296,20 @@ async fn a_contract_whose_key_is_deactivated_ends_what_it_has_opened_and_opens_n
 }
 
 #[tokio::test]
+async fn a_wrong_signature_suspends_no_key_that_ends_what_it_has_begun() {
+    let kms = SmallKms::pinned().await;
+    kms.limit(r#"{"uses":1}"#).await.expect("limited");
+    kms.token.token().signs_wrongly = true;
+    assert_eq!(refusal(kms.signing.sign(action(1)).await), Some(("device-failed", false)));
+    kms.token.token().signs_wrongly = false;
+    assert_eq!(kms.state(KeyVersion::first()), KeyState::Deactivated);
+    kms.signing.sign(action(1)).await.expect("the intent is carried out");
+    kms.live_until(1).await;
+    assert_eq!(kms.recorded_states(KeyVersion::first()), ["active -> deactivated: its uses are used up"]);
+    kms.verify_log();
+}
+
+#[tokio::test]
 async fn the_next_version_has_the_same_count_and_rate_and_dates_of_its_own() {
     let kms = SmallKms::pinned().await;
     let over = NOW + DAY;
