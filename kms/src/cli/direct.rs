@@ -11,6 +11,7 @@ use super::screen::{Failure, Screen};
 use crate::audit::{self, Bound, Format};
 use crate::config::{Config, DeviceConfig, DriverConfig};
 use crate::daemon;
+use crate::moment::Moment;
 use crate::restore;
 use crate::store::{self, Store};
 
@@ -71,10 +72,10 @@ pub(super) fn restore(config: &Config, from: &Path, screen: &Screen) -> Result<(
         let suspended = restored.suspended.iter();
         lines.extend(suspended.map(|key| format!("{key} is suspended: find out why, and then `key resume`")));
         lines.extend([
-            format!("put back, with epoch {}; the backup ends at {}", restored.epoch, restored.last_entry),
+            format!("put back, with epoch {}; the backup ends at {}", restored.epoch, Moment(restored.last_entry)),
             format!(
                 "of requests from before {}, only what is on record is signed again; others need `assent-kms release`",
-                restored.fence
+                Moment(restored.fence)
             ),
             "what was said since the backup is not known: say again which keys are compromised or suspended, and which \
              voters are suspended; and then start the daemon"

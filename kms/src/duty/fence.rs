@@ -6,6 +6,7 @@ use assent_consensus::time::UnixMillis;
 
 use super::checker::Checker;
 use super::refusal::Refused;
+use crate::moment::Moment;
 use crate::signing::Purpose;
 
 impl Checker {
@@ -22,9 +23,10 @@ impl Checker {
             return Ok(());
         }
         let message = format!(
-            "the request `{request}` is of {begun}, and this KMS was put back to an older state, so that it does not know \
-             what it signed before {fence}: look in both logs whether this was signed, and if it was not: \
-             `assent-kms release {request}`"
+            "the request `{request}` is of {}, and this KMS was put back to an older state, so that it does not know what it \
+             signed before {}: look in both logs whether this was signed, and if it was not: `assent-kms release {request}`",
+            Moment(begun),
+            Moment(fence)
         );
         Err(Refused::person("before-restore", message))
     }
