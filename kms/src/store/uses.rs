@@ -6,6 +6,7 @@ use assent_consensus::json::{self, Integer};
 use assent_consensus::message::KeyVersion;
 use assent_consensus::name::Name;
 use assent_consensus::time::UnixMillis;
+use rusqlite::OptionalExtension as _;
 
 use super::batch::key_columns;
 use super::{Batch, Store, StoreError, integer, sql};
@@ -166,7 +167,9 @@ impl Batch<'_> {
             && let Some(first) = (used + 1).checked_sub(rate.uses()).filter(|first| *first > 0)
         {
             let params = (key.0, key.1, key.2, integer(first));
-            let first: i64 = store.sql(store.statement(sql::USE)?.query_row(params, |row| row.get(0)))?;
+            let kept = store.statement(sql::USE)?.query_row(params, |row| row.get::<_, i64>(0)).optional();
+            let first =
+                store.sql(kept)?.ok_or_else(|| store.damaged("a use that a rate counts is not kept"))?;
             let again = UnixMillis::new(first.cast_unsigned()).after(rate.window());
             if again > at {
                 return Ok(Err(LimitReached::Rate { rate, again }));

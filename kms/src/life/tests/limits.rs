@@ -140,6 +140,30 @@ async fn a_rate_is_for_any_stretch_of_time_and_a_moment_that_is_told_is_waited_f
 }
 
 #[tokio::test]
+async fn a_rate_allows_what_a_count_of_the_last_stretch_of_time_allows() {
+    let (window, allowed) = (1_000, 5);
+    let kms = SmallKms::pinned().await;
+    kms.limit(&format!(r#"{{"rate":"{allowed}/1s"}}"#)).await.expect("limited");
+    let write = move |batch: &mut Batch<'_>| {
+        // Knuth's generator: the same moments on every machine.
+        let mut random = 0x5eed_u64;
+        let (mut now, mut uses, mut refused) = (NOW, Vec::new(), 0);
+        for number in 0..1_000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            now += (random >> 33) % 350;
+            let count = uses.iter().filter(|used| *used + window > now).count();
+            let used = batch.intend(UnixMillis::new(now), action(number))?.is_ok();
+            assert_eq!(used, count < allowed, "use {number} at {now}, after {uses:?}");
+            if used { uses.push(now) } else { refused += 1 }
+        }
+        Ok((uses.len(), refused))
+    };
+    let (used, refused) = kms.writer.write(write).await.expect("written");
+    assert!(used > 100 && refused > 100, "{used} {refused}");
+    kms.verify_log();
+}
+
+#[tokio::test]
 async fn a_clock_that_was_wrong_stops_a_rate_until_a_person_sets_it_again() {
     let kms = SmallKms::pinned().await;
     kms.limit(r#"{"rate":"1/1h"}"#).await.expect("limited");
