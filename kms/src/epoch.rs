@@ -32,7 +32,7 @@ pub enum EpochError {
     /// One of them is older.
     #[error(
         "the database is of epoch {database} and the token of {token}: the {} was put back to an older state, and signing \
-         could say two things; put back the newest copy of the {} that there is",
+         could say two things; put back the newest copy of the {} that there is, or if this is the newest: `assent-kms restore`",
         older(*database, *token),
         older(*database, *token)
     )]

@@ -15,7 +15,7 @@ use assent_tests::program;
 use tokio::runtime::Runtime;
 
 /// What the KMS says when its database is older than the token.
-const PUT_BACK: &str = "one of them was put back to an older state";
+const PUT_BACK: &str = "was put back to an older state";
 
 /// A deployment whose KMS is to be harmed.
 struct Scene {

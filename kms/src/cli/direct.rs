@@ -77,8 +77,8 @@ pub(super) fn restore(config: &Config, from: &Path, screen: &Screen) -> Result<(
                 "of requests from before {}, only what is on record is signed again; others need `assent-kms release`",
                 Moment(restored.fence)
             ),
-            "what was said since the backup is not known: say again which keys are compromised or suspended, and which \
-             voters are suspended; and then start the daemon"
+            "what was said since the backup is not known: start the daemon while the node is stopped, and say again which \
+             keys are compromised or suspended, and which voters are suspended"
                 .into(),
         ]);
         lines

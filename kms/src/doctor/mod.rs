@@ -104,6 +104,16 @@ pub fn examine(config: &Config) -> Report {
             None => "not pinned yet: `assent-kms pin genesis.json` does that".into(),
         });
         report.add("database", pinned);
+        match store.fence() {
+            Ok(Some(fence)) => {
+                let seen = format!(
+                    "put back: what was opened before {fence} and is not on record needs `assent-kms release`"
+                );
+                report.good("fence".into(), seen);
+            }
+            Ok(None) => {}
+            Err(error) => report.bad("fence", &error),
+        }
     }
     for device in &config.devices {
         let rows: Vec<KeyRow> = rows.iter().filter(|row| row.device == device.name).cloned().collect();

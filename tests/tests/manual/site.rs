@@ -5,6 +5,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use assent_hsm_mock::SoftHsmToken;
 use assent_tests::deployment::Daemon;
@@ -15,6 +16,11 @@ use serde_json::Value;
 const PEOPLE: [&str; 4] = ["alice", "bob", "carol", "security"];
 /// Who votes when a runbook says so: as many as the policies ask for.
 const VOTING: [&str; 2] = ["alice", "bob"];
+/// How long anything may take, and how often it is looked for.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(20);
+/// Directories of the manual, which are all one here.
+const PLACES: [&str; 2] = ["/var/lib", "/var/backups"];
 /// Placeholders of the manual.
 const REQUEST: &str = "sha256:d273b30acfd30dabc96a619c39138c9ae1f0d7d05a6377482eccced271e19239";
 const THUMBPRINT: &str = "AYurv_YEK4FBb70LZvKz59pVJiRKc2Bb525dhxckRAk";
@@ -43,7 +49,7 @@ impl Site {
         let directory = tempfile::tempdir().expect("a directory");
         let here = directory.path();
         let config = format!(
-            "state_directory = \"state\"\nsocket = \"kms.sock\"\nadmin_socket = \"admin.sock\"\n{}",
+            "state_directory = \"assent-kms\"\nsocket = \"kms.sock\"\nadmin_socket = \"admin.sock\"\n{}",
             device(&token, "main", &token.uri())
         );
         fs::write(here.join("kms.toml"), config).expect("writable");
@@ -67,18 +73,26 @@ impl Site {
     }
 
     fn type_in(&mut self, command: &str) -> Option<Ended> {
+        let here = self.directory.path().display().to_string();
+        let command = &PLACES.iter().fold(command.to_owned(), |command, place| command.replace(place, &here));
         let words: Vec<&str> = command.split_whitespace().collect();
         match words[..] {
             // For the user who runs this instead of the unit's.
-            ["install", "-d", "-m", "0700", ..] => {
-                fs::DirBuilder::new().mode(0o700).create(self.directory.path().join("state")).expect("made");
+            ["install", "-d", "-m", "0700", .., path] => {
+                fs::DirBuilder::new().mode(0o700).create(path).expect("made");
             }
-            ["systemctl", "enable", ..] => self.start_kms(),
-            ["systemctl", "restart", ..] => {
+            ["systemctl", "enable", "--now", "assent-kms"] | ["systemctl", "start", "assent-kms"] => {
+                self.start_kms();
+            }
+            ["systemctl", "disable", "--now", "assent-kms"] | ["systemctl", "stop", "assent-kms"] => {
+                self.kms.stop().expect("it runs");
+            }
+            ["systemctl", "restart", "assent-kms"] => {
                 self.kms.stop().expect("it runs");
                 self.start_kms();
             }
-            ["systemctl", "disable", ..] => self.kms.stop().expect("it runs"),
+            ["systemctl", "stop", "assent"] => self.node.as_mut().expect("made").stop().expect("it runs"),
+            ["systemctl", "start", "assent"] => self.start_node(),
             ["assent", "propose", ..] => {
                 let asked = json(&self.assent("security", &[&words[1..], &["--json"]].concat()));
                 self.open = Some(asked["request"].as_str().expect("it asks").to_owned());
@@ -108,9 +122,10 @@ impl Site {
                 let carol =
                     json(&self.assent("", &["key", "show", carol.to_str().expect("UTF-8"), "--json"]));
                 let carol = carol["thumbprint"].as_str().expect("a thumbprint");
-                let words: Vec<_> = words[1..].iter().map(|word| word.replace(THUMBPRINT, carol)).collect();
-                let words: Vec<_> = words.iter().map(String::as_str).collect();
-                succeeded(command, &self.assent_kms(&words));
+                let open = self.open.as_deref().unwrap_or(REQUEST);
+                let command = command.replace(THUMBPRINT, carol).replace(REQUEST, open);
+                let words: Vec<_> = command.split_whitespace().skip(1).collect();
+                succeeded(&command, &self.assent_kms(&words));
             }
             _ => succeeded(
                 command,
@@ -155,38 +170,63 @@ impl Site {
     pub fn start_node(&mut self) {
         let place = self.directory.path().join("deployment");
         let config = place.join("node.toml").display().to_string();
-        let mut node = Daemon::new(
-            "assent",
-            find("assent"),
-            &["node", "--config", &config],
-            Vec::new(),
-            place.join("log"),
-        );
+        let node = self.node.get_or_insert_with(|| {
+            let (program, arguments) = (find("assent"), ["node", "--config", &config]);
+            Daemon::new("assent", program, &arguments, Vec::new(), place.join("log"))
+        });
         let socket = place.join("data/node.sock");
         node.start(|| listens(&socket)).unwrap_or_else(|error| panic!("{error:#}"));
-        self.node = Some(node);
         let doctor = self.assent("", &["doctor", "--config", "node.toml"]);
         succeeded("assent doctor", &doctor);
     }
 
-    /// A case of `release-signing`, with its bundle as the manual names it.
-    pub fn sign_a_release(&mut self) {
+    /// Cases of `release-signing` until one is signed by this version; its bundle is where the manual has it.
+    pub fn sign_releases_until(&mut self, version: u64) {
         fs::write(self.place().join("app.tar"), "an artifact").expect("writable");
-        self.follow(&[
-            "assent propose release-signing --artifact app.tar --case app-1-2",
-            "assent case app-1-2 --wait",
-            "assent fetch app-1-2 --out .",
-        ]);
+        let by = Instant::now() + PATIENCE;
+        for number in 0.. {
+            let case = format!("app-{number}");
+            self.follow(&[
+                &format!("assent propose release-signing --artifact app.tar --case {case}"),
+                &format!("assent case {case} --wait"),
+                &format!("assent fetch {case} --out ."),
+            ]);
+            if self.released()["version"] == version {
+                return;
+            }
+            assert!(Instant::now() < by, "version {version} is not used");
+        }
     }
 
-    /// The file of keys that count no more: the one that signed the release. Which version that is, is a matter of seconds.
-    pub fn revoke_signer_of_release(&self) {
+    /// What the bundle of the last release says of its signature.
+    fn released(&self) -> Value {
         let bundle = fs::read(self.place().join("app.tar.bundle.json")).expect("fetched");
         let bundle: Value = serde_json::from_slice(&bundle).expect("JSON");
-        let (key, version) = (&bundle["result"]["key"], &bundle["result"]["version"]);
-        let list = json(&self.assent_kms(&["key", "list", "--json"]));
+        bundle["result"].clone()
+    }
+
+    /// A case that waits for votes.
+    pub fn open_a_case(&mut self, case: &str) {
+        self.follow(&[&format!("assent propose release-signing --artifact app.tar --case {case}")]);
+        let request = self.open.clone().expect("it asks");
+        let is_open = |view: Value| {
+            view.as_array()
+                .is_some_and(|requests| requests.iter().any(|one| one["request"] == request.as_str()))
+        };
+        let by = Instant::now() + PATIENCE;
+        while !is_open(json(&self.assent("alice", &["requests", "--json"]))) {
+            assert!(Instant::now() < by, "it was not opened");
+            std::thread::park_timeout(LOOK);
+        }
+    }
+
+    /// The file of keys that count no more: the one that signed the last release.
+    pub fn revoke_signer_of_release(&self) {
+        let (result, list) = (self.released(), json(&self.assent_kms(&["key", "list", "--json"])));
         let mut rows = list["keys"].as_array().expect("keys").iter();
-        let signer = rows.find(|row| row["key"] == *key && row["version"] == *version).expect("it is here");
+        let signer = rows
+            .find(|row| row["key"] == result["key"] && row["version"] == result["version"])
+            .expect("here");
         let thumbprint = signer["thumbprint"].as_str().expect("text");
         fs::write(self.place().join("revoked.txt"), format!("{thumbprint}\n")).expect("writable");
     }
@@ -204,7 +244,9 @@ impl Site {
 
     /// As a person does who has his key in his configuration.
     fn assent(&self, person: &str, words: &[&str]) -> Output {
-        let mut command = Command::new(find("assent"));
+        // What waits for ever is a failure.
+        let mut command = Command::new("timeout");
+        command.arg(PATIENCE.as_secs().to_string()).arg(find("assent"));
         let home = self.directory.path().join("homes").join(person);
         command.args(words).current_dir(self.place());
         command.env_remove("XDG_CONFIG_HOME").env("HOME", home).output().expect("it runs")
