@@ -5,8 +5,10 @@
 //! ```
 
 mod batch;
+mod directory;
 mod error;
 mod format;
+mod opening;
 mod queue;
 mod sql;
 #[cfg(test)]
@@ -15,10 +17,7 @@ mod uses;
 mod writer;
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions, TryLockError};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use assent_consensus::digest::Digest;
 use assent_consensus::header::TrustedHeader;
@@ -31,8 +30,7 @@ use assent_consensus::operational_key::{Algorithm, KeyKind, OperationalPublicKey
 use assent_consensus::standing::Successions;
 use assent_consensus::time::UnixMillis;
 use assent_consensus::transition::key_of;
-use rusqlite::{CachedStatement, Connection, OpenFlags, OptionalExtension};
-use rustix::fs::Access;
+use rusqlite::{CachedStatement, Connection, OptionalExtension};
 
 use crate::audit::Entry;
 use crate::device::ObjectId;
@@ -42,8 +40,8 @@ use crate::pins::KeyState;
 use crate::signing::{DutyId, KeyName};
 
 pub use batch::{Batch, Conclusion, Intended, NewKey};
+pub use directory::{DirectoryLock, check_directory, make_directory};
 pub use error::StoreError;
-use format::{FORMAT, recognise};
 pub use queue::WRITER_QUEUE;
 pub use uses::{LimitReached, Uses};
 pub use writer::Writer;
@@ -124,197 +122,6 @@ pub struct Head {
     pub number: u64,
     /// The digest that stands for the whole log.
     pub digest: Digest,
-}
-
-/// The right to use a state directory, held as long as this lives.
-#[derive(Debug)]
-pub struct DirectoryLock(#[allow(dead_code, reason = "held for its lock")] File);
-
-impl DirectoryLock {
-    /// Takes it.
-    ///
-    /// # Errors
-    /// [`StoreError::InUse`] while another process has it; [`StoreError::Uninitialised`] without a directory.
-    pub fn take(directory: &Path) -> Result<DirectoryLock, StoreError> {
-        let path = directory.join("lock");
-        let failed = |error: std::io::Error| match error.kind() {
-            std::io::ErrorKind::NotFound => StoreError::Uninitialised { path: directory.to_owned() },
-            _ => StoreError::Failed { path: path.clone(), why: error.to_string() },
-        };
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => Ok(DirectoryLock(file)),
-            Err(TryLockError::WouldBlock) => Err(StoreError::InUse { path: directory.to_owned() }),
-            Err(TryLockError::Error(error)) => Err(failed(error)),
-        }
-    }
-}
-
-/// Makes the state directory if it is not there, for this user alone.
-///
-/// # Errors
-/// [`StoreError::Failed`]; [`StoreError::Open`], if others may use it.
-pub fn make_directory(directory: &Path) -> Result<(), StoreError> {
-    let failed =
-        |error: std::io::Error| StoreError::Failed { path: directory.to_owned(), why: error.to_string() };
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
-    check_directory(directory)
-}
-
-/// Refuses a state directory that others than its owner, who is this user or root, can change or read, or that this user
-/// cannot write.
-///
-/// # Errors
-/// [`StoreError::Open`], [`StoreError::ReadOnly`], [`StoreError::Uninitialised`], [`StoreError::Failed`]
-pub fn check_directory(directory: &Path) -> Result<(), StoreError> {
-    let metadata = std::fs::metadata(directory).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => StoreError::Uninitialised { path: directory.to_owned() },
-        _ => StoreError::Failed { path: directory.to_owned(), why: error.to_string() },
-    })?;
-    let owner = metadata.uid();
-    let is_ours = owner == rustix::process::geteuid().as_raw() || owner == 0;
-    match metadata.mode() & 0o7777 {
-        mode if mode & 0o077 == 0 && is_ours => {}
-        mode => return Err(StoreError::Open { path: directory.to_owned(), mode, owner }),
-    }
-    let needed = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
-    rustix::fs::access(directory, needed).map_err(|_| StoreError::ReadOnly { path: directory.to_owned() })
-}
-
-/// Opening.
-impl Store {
-    /// Makes the file, whole or not at all, with a new instance and the first entry of its log.
-    ///
-    /// # Errors
-    /// [`StoreError::Exists`] if it is there already.
-    pub fn create(directory: &Path, at: UnixMillis) -> Result<(), StoreError> {
-        let path = directory.join(FILE);
-        if recognise(&path)? {
-            return Err(StoreError::Exists { path });
-        }
-        let failed =
-            |error: std::io::Error| StoreError::Failed { path: path.clone(), why: error.to_string() };
-        let new = directory.join("kms.sqlite.new");
-        for leftover in [new.clone(), directory.join("kms.sqlite.new-journal")] {
-            match std::fs::remove_file(leftover) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
-                _ => {}
-            }
-        }
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).map_err(failed)?;
-        let mut instance = [0; 16];
-        getrandom::fill(&mut instance).map_err(|error| failed(std::io::Error::other(error.to_string())))?;
-        let store = Store::connect(&new, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        let transaction = store.sql(store.connection.unchecked_transaction())?;
-        for migration in sql::MIGRATIONS {
-            store.sql(store.connection.execute_batch(migration))?;
-        }
-        store.pragma("application_id", sql::APPLICATION_ID)?;
-        store.pragma("user_version", FORMAT)?;
-        store.sql(store.connection.execute(sql::INSERT_KMS, [instance]).map(drop))?;
-        let mut batch = Batch::new(&store, Head { number: 0, digest: Digest::ZERO });
-        batch
-            .append(&Entry::Created { at, instance: assent_consensus::encoding::Bytes(instance.to_vec()) })?;
-        store.sql(transaction.commit())?;
-        store.connection.close().map_err(|(_, error)| StoreError::sqlite(&path, error))?;
-        std::fs::rename(&new, &path).map_err(failed)?;
-        File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
-    }
-
-    /// Opens the file for writing. The caller holds the [`DirectoryLock`].
-    ///
-    /// # Errors
-    /// [`StoreError`]
-    pub(crate) fn open(directory: &Path) -> Result<Store, StoreError> {
-        let store = Store::open_with(directory, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        // A file without permission to write is opened for reading by SQLite, silently.
-        if store.sql(store.connection.is_readonly("main"))? {
-            return Err(StoreError::ReadOnly { path: store.path });
-        }
-        store.pragma("journal_mode", "wal")?;
-        store.pragma("synchronous", "full")?;
-        store.pragma("wal_autocheckpoint", CHECKPOINT_PAGES)?;
-        store.pragma("cache_size", -CACHE_KIB)?;
-        Ok(store)
-    }
-
-    /// Opens the file for reading only.
-    ///
-    /// # Errors
-    /// [`StoreError`]
-    pub fn open_reader(directory: &Path) -> Result<Store, StoreError> {
-        let store = Store::open_with(directory, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-        store.pragma("query_only", true)?;
-        Ok(store)
-    }
-
-    /// Writes the file of a directory as it is now, whole, into a new file, for this user alone. Others may write meanwhile.
-    ///
-    /// # Errors
-    /// [`StoreError`]; [`StoreError::Exists`] if the new file is there already.
-    pub fn copy(directory: &Path, path: &Path) -> Result<(), StoreError> {
-        let failed = |error: std::io::Error| match error.kind() {
-            std::io::ErrorKind::AlreadyExists => StoreError::Exists { path: path.to_owned() },
-            _ => StoreError::Failed { path: path.to_owned(), why: error.to_string() },
-        };
-        let store = Store::open_with(directory, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-        let name = path.to_str().ok_or_else(|| failed(std::io::Error::other("its name is not UTF-8")))?;
-        store.sql(store.connection.execute(sql::COPY, [name]))?;
-        file.sync_all().map_err(failed)?;
-        File::open(path.parent().unwrap_or(Path::new(".")))
-            .and_then(|parent| parent.sync_all())
-            .map_err(failed)
-    }
-
-    fn open_with(directory: &Path, flags: OpenFlags) -> Result<Store, StoreError> {
-        let path = directory.join(FILE);
-        if !recognise(&path)? {
-            return Err(StoreError::Uninitialised { path: directory.to_owned() });
-        }
-        let store = Store::connect(&path, flags)?;
-        store.check_format()?;
-        Ok(store)
-    }
-
-    fn connect(path: &Path, flags: OpenFlags) -> Result<Store, StoreError> {
-        let to_error = |error| StoreError::sqlite(path, error);
-        let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags).map_err(to_error)?;
-        connection.busy_timeout(Duration::from_millis(LOCK_PATIENCE_MS)).map_err(to_error)?;
-        connection.set_prepared_statement_cache_capacity(STATEMENTS);
-        let store = Store { connection, path: path.into() };
-        store.pragma("trusted_schema", false)?;
-        store.pragma("temp_store", "file")?;
-        Ok(store)
-    }
-
-    fn statement(&self, query: &str) -> Result<CachedStatement<'_>, StoreError> {
-        self.sql(self.connection.prepare_cached(query))
-    }
-
-    fn sql<T>(&self, result: rusqlite::Result<T>) -> Result<T, StoreError> {
-        result.map_err(|error| StoreError::sqlite(&self.path, error))
-    }
-
-    fn damaged(&self, why: impl Into<String>) -> StoreError {
-        StoreError::Damaged { path: self.path.clone(), why: why.into() }
-    }
-
-    fn pragma(&self, name: &str, value: impl rusqlite::ToSql) -> Result<(), StoreError> {
-        let set = self.connection.pragma_update_and_check(None, name, value, |_| Ok(()));
-        self.sql(match set {
-            // Some pragmas answer, some do not.
-            Err(rusqlite::Error::QueryReturnedNoRows) => Ok(()),
-            set => set,
-        })
-    }
 }
 
 /// Reading.
@@ -630,6 +437,29 @@ impl Store {
         // Its first line names the database, of which there is one.
         let why = found.lines().find(|line| !line.starts_with("***")).unwrap_or(&found);
         Err(self.damaged(why))
+    }
+}
+
+impl Store {
+    fn statement(&self, query: &str) -> Result<CachedStatement<'_>, StoreError> {
+        self.sql(self.connection.prepare_cached(query))
+    }
+
+    fn sql<T>(&self, result: rusqlite::Result<T>) -> Result<T, StoreError> {
+        result.map_err(|error| StoreError::sqlite(&self.path, error))
+    }
+
+    fn damaged(&self, why: impl Into<String>) -> StoreError {
+        StoreError::Damaged { path: self.path.clone(), why: why.into() }
+    }
+
+    fn pragma(&self, name: &str, value: impl rusqlite::ToSql) -> Result<(), StoreError> {
+        let set = self.connection.pragma_update_and_check(None, name, value, |_| Ok(()));
+        self.sql(match set {
+            // Some pragmas answer, some do not.
+            Err(rusqlite::Error::QueryReturnedNoRows) => Ok(()),
+            set => set,
+        })
     }
 }
 

@@ -1,5 +1,6 @@
 //! The file of an earlier program.
 
+use super::format::FORMAT;
 use super::*;
 use crate::signing::{Order, Purpose};
 use crate::testing::{NOW, SmallKms, order, release};
