@@ -112,7 +112,7 @@ impl Pool {
     /// # Errors
     /// [`DeviceError`]
     pub async fn finish(&self) -> Result<(), DeviceError> {
-        let driver = self.queue.driver().clone();
+        let driver = self.queue.driver()?;
         let finished = tokio::task::spawn_blocking(move || driver.finish()).await;
         finished.unwrap_or_else(|error| Err(DeviceError::Failed(error.to_string())))
     }

@@ -47,7 +47,8 @@ impl Job {
 
 /// The queue of one device, its workers, and the watch over them.
 pub(super) struct Queue {
-    driver: Arc<dyn Driver>,
+    /// Until the queue is closed and nobody uses the device any more.
+    driver: Mutex<Option<Arc<dyn Driver>>>,
     sessions: usize,
     state: Mutex<State>,
     /// For the workers: there is a job, or a reason to look again.
@@ -91,7 +92,7 @@ struct Pause {
 impl Queue {
     pub(super) fn start(driver: Arc<dyn Driver>, sessions: usize) -> std::io::Result<Arc<Queue>> {
         let queue = Arc::new(Queue {
-            driver,
+            driver: Mutex::new(Some(driver)),
             sessions,
             state: Mutex::default(),
             bell: Condvar::new(),
@@ -106,8 +107,9 @@ impl Queue {
         Ok(queue)
     }
 
-    pub(super) fn driver(&self) -> &Arc<dyn Driver> {
-        &self.driver
+    pub(super) fn driver(&self) -> Result<Arc<dyn Driver>, DeviceError> {
+        let driver = self.driver.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        driver.ok_or_else(|| DeviceError::Gone("the KMS stops".into()))
     }
 
     pub(super) fn put(&self, job: Job) -> Result<(), DeviceError> {
@@ -143,6 +145,10 @@ impl Queue {
             }
             state = self.ended.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+        drop(state);
+        // It ends here, with its module, and not in a worker or a watch beside the end of the process: what a module does
+        // at that end waits for ever for a lock that goes meanwhile.
+        drop(self.driver.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -293,7 +299,7 @@ impl Worker {
         {
             return Connected::No(pause.why.clone());
         }
-        let connected = self.queue.driver.connect();
+        let connected = self.queue.driver().and_then(|driver| driver.connect());
         let mut state = self.queue.state();
         let Some(running) = state.running.get_mut(&self.number) else { return Connected::GivenUp };
         match connected {

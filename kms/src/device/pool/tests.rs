@@ -160,6 +160,7 @@ async fn a_pool_that_is_dropped_waits_for_its_sessions_and_not_for_one_that_hang
     assert!(ask(&pool).await.contains("came through"));
     drop(pool);
     assert_eq!(gated.0.sessions.load(Ordering::SeqCst), 0);
+    assert_eq!(Arc::strong_count(&gated.0), 1, "the driver, and so its module, has ended too");
     let pool = Pool::start(Arc::new(gated.clone()), 2, SHORT).expect("threads");
     gated.shut(true);
     assert!(ask(&pool).await.contains("has not returned"));
