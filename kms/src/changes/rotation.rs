@@ -95,6 +95,10 @@ impl ApprovedChanges {
             KeyState::PreActivation => return Err(SigningError::Busy),
             _ => {}
         }
+        // What is signed with the version before until then would be of no worth after a compromise that overtakes it.
+        if old.activated.is_some_and(|activated| (self.clock)() < activated) {
+            return Err(SigningError::Busy);
+        }
         let version = old.version.next();
         let is_made = |row: &KeyRow| row.version == version && row.state == KeyState::PreActivation;
         if !rows().any(|row| is_made(&row)) {

@@ -64,6 +64,17 @@ async fn nothing_is_begun_with_the_old_version_while_the_new_one_is_not_signed_y
 }
 
 #[tokio::test]
+async fn a_rotation_waits_until_the_one_before_is_in_force() {
+    let kms = SmallKms::pinned().await;
+    kms.changes().rotate(rotation(1, TransitionReason::Rotation)).await.expect("rotated");
+    let early = kms.changes().rotate(rotation(2, TransitionReason::Compromise)).await;
+    assert_eq!(early, Err(SigningError::Busy));
+    kms.set_clock(LEAD.get());
+    kms.changes().rotate(rotation(2, TransitionReason::Compromise)).await.expect("rotated");
+    assert_eq!(version_at(&kms, NOW + LEAD.get() + 1), (3, KeyState::Active));
+}
+
+#[tokio::test]
 async fn the_old_version_is_deactivated_when_what_it_has_begun_is_over() {
     let kms = SmallKms::pinned().await;
     kms.changes().rotate(rotation(1, TransitionReason::Rotation)).await.expect("rotated");
