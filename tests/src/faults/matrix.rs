@@ -28,6 +28,8 @@ const ROUND: usize = 96;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long it is waited for an epoch that a fault may keep from coming.
 const EPOCH_PATIENCE: Duration = Duration::from_secs(1);
+/// How long it is waited for the session of a call that hung, which may have had none.
+const HANG_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a duty is asked for while a fault is there that lasts until it is lifted.
 const FAULT_PATIENCE: Duration = Duration::from_secs(2);
 /// How often it is looked whether it came.
@@ -170,6 +172,9 @@ impl Bench {
         self.scene.faults()?.lift()?;
         let next = self.sign().context("with the fault lifted")?;
         ensure!(next.tries <= 40, "with the fault lifted it took {} tries: {:?}", next.tries, next.before);
+        if matches!(row.what, What::Hang) {
+            self.await_session_end()?;
+        }
         let after = if next.before.is_empty() {
             "signed".into()
         } else {
@@ -270,6 +275,17 @@ impl Bench {
     fn await_epoch_after(&mut self, before: i64) -> Result<()> {
         let by = Instant::now() + EPOCH_PATIENCE;
         while self.scene.kms.epoch()? == before && Instant::now() < by {
+            thread::park_timeout(LOOK);
+        }
+        Ok(())
+    }
+
+    /// A thread that comes back from a call closes its session, if it has one: until then the token counts that, and the
+    /// next row would find a login that is there.
+    fn await_session_end(&mut self) -> Result<()> {
+        let by = Instant::now() + HANG_PATIENCE;
+        let is_end = |call: &Call| call.function == "C_CloseSession";
+        while !self.scene.faults()?.calls()?.iter().any(is_end) && Instant::now() < by {
             thread::park_timeout(LOOK);
         }
         Ok(())
