@@ -15,10 +15,11 @@ use crate::device::yubihsm::{LOG_POLL, OWN_SESSIONS};
 /// Where the configuration is if no other file is named.
 pub const DEFAULT_PATH: &str = "/etc/assent-kms/kms.toml";
 
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 10] = [
     "state_directory",
     "socket",
     "admin_socket",
+    "metrics_socket",
     "allowed_users",
     "decision_grace",
     "epoch_signatures",
@@ -44,6 +45,7 @@ const ALIKE: f64 = 0.7;
 /// state_directory = "kms"        # the database and marks; for this user alone
 /// socket = "kms.sock"            # for duties
 /// admin_socket = "kms-admin.sock"
+/// metrics_socket = "kms-metrics.sock"   # for `GET /metrics`, by this user and its group; default: none
 /// allowed_users = [1000]         # numbers of the users who may send duties; default: this user
 /// decision_grace = "24h"         # how late after a deadline ballots are decided on without a person; default
 /// epoch_signatures = 1000        # signatures between two marks on the token; default
@@ -81,6 +83,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// The socket for administration.
     pub admin_socket: PathBuf,
+    /// The socket for metrics.
+    pub metrics_socket: Option<PathBuf>,
     /// The users who may send duties.
     #[serde(default = "this_user")]
     pub allowed_users: Vec<u32>,
@@ -238,14 +242,16 @@ impl Config {
         if config.epoch_signatures == 0 {
             return Err(wrong(0, "`epoch_signatures` must be at least 1"));
         }
-        if config.socket == config.admin_socket {
-            return Err(wrong(0, "`socket` and `admin_socket` must be two sockets"));
+        let sockets = config.sockets();
+        if sockets.iter().collect::<BTreeSet<_>>().len() < sockets.len() {
+            return Err(wrong(0, "`socket`, `admin_socket` and `metrics_socket` must be different sockets"));
         }
         let base = path.parent().unwrap_or(Path::new(""));
-        let Config { state_directory, socket, admin_socket, devices, .. } = &mut config;
+        let Config { state_directory, socket, admin_socket, metrics_socket, devices, .. } = &mut config;
         let of_devices =
             devices.iter_mut().flat_map(|device| device.driver.paths().chain(&mut device.pin_file));
-        let paths = [state_directory, socket, admin_socket].into_iter().chain(of_devices);
+        let paths =
+            [state_directory, socket, admin_socket].into_iter().chain(metrics_socket).chain(of_devices);
         for relative in paths {
             *relative = base.join(&*relative);
         }
@@ -260,6 +266,12 @@ impl Config {
             }
         }
         Ok(config)
+    }
+
+    /// Every socket.
+    pub fn sockets(&self) -> Vec<&Path> {
+        let sockets = [&self.socket, &self.admin_socket].into_iter().chain(&self.metrics_socket);
+        sockets.map(PathBuf::as_path).collect()
     }
 }
 
@@ -455,7 +467,8 @@ mod tests {
                 ),
                 "line 14, column 9: another device is this token already",
             ),
-            (SMALLEST.replace("/run/b.sock", "a.sock"), "must be two sockets"),
+            (SMALLEST.replace("/run/b.sock", "a.sock"), "must be different sockets"),
+            (format!("metrics_socket = 'a.sock'\n{SMALLEST}"), "must be different sockets"),
             (SMALLEST.replace("socket = 'a.sock'\n", ""), "socket"),
         ] {
             let found = parse(&text).expect_err("refused");

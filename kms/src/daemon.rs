@@ -5,7 +5,7 @@
 //! ```
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use assent_consensus::json::Integer;
@@ -26,10 +26,11 @@ use crate::device_log::DeviceLog;
 use crate::duty::{self, Engine};
 use crate::epoch::{self, EpochError, Keeping};
 use crate::life;
+use crate::metrics::{self, Watched};
 use crate::pin::{PinError, PinSource};
 use crate::pins::{KeyState, Pins};
 use crate::signing::{Clock, EpochBell, Signing};
-use crate::sockets::{Socket, SocketError};
+use crate::sockets::{Allowed, Socket, SocketError};
 use crate::store::{self, DirectoryLock, KeyRow, Store, StoreError, Writer};
 
 /// How long what is under way may take when the daemon stops.
@@ -286,13 +287,29 @@ pub async fn serve(config: Config) -> Result<(), DaemonError> {
         directory.clone(),
         clock.clone(),
     )?;
-    let engine = Arc::new(Engine::new(pins.clone(), signing, changes, clock.clone(), config.decision_grace));
-    let (before, watched) = (config.expiry_notice, directory.clone());
-    tokio::spawn(life::keep_watch(writer.clone(), pins.clone(), watched, clock.clone(), before));
+    let engine = Engine::new(pins.clone(), signing.clone(), changes, clock.clone(), config.decision_grace);
+    let engine = Arc::new(engine);
+    let watched = Watched {
+        started: at,
+        clock: clock.clone(),
+        pins: pins.clone(),
+        writer: writer.clone(),
+        reader: Mutex::new(Store::open_reader(directory)?),
+        devices: devices.clone(),
+        signing,
+        engine: engine.clone(),
+    };
+    let (before, watched_over) = (config.expiry_notice, directory.clone());
+    tokio::spawn(life::keep_watch(writer.clone(), pins.clone(), watched_over, clock.clone(), before));
     let directory = directory.clone();
     let admin = Admin::new(pins.clone(), writer, devices.clone(), directory, clock, before);
     let admin = Arc::new(admin);
-    let ended = listen(&config, duty::router(engine), admin::router(admin), &pins, overtaken).await;
+    let desks = Desks {
+        duties: duty::router(engine),
+        administration: admin::router(admin),
+        metrics: metrics::router(watched),
+    };
+    let ended = listen(&config, desks, &pins, overtaken).await;
     for (name, pool) in devices.iter() {
         match tokio::time::timeout(STOP_PATIENCE, pool.finish()).await {
             Ok(Ok(())) => {}
@@ -303,24 +320,35 @@ pub async fn serve(config: Config) -> Result<(), DaemonError> {
     ended
 }
 
-async fn listen(
-    config: &Config,
+/// What answers on each socket.
+struct Desks {
     duties: axum::Router,
     administration: axum::Router,
+    metrics: axum::Router,
+}
+
+async fn listen(
+    config: &Config,
+    desks: Desks,
     pins: &Pins,
     overtaken: JoinHandle<EpochError>,
 ) -> Result<(), DaemonError> {
     let own = rustix::process::geteuid().as_raw();
-    let duty_socket = Socket::listen(&config.socket, &config.allowed_users)?;
-    let admin_socket = Socket::listen(&config.admin_socket, &[own, 0])?;
+    let mut sockets = vec![
+        (Socket::listen(&config.socket, Allowed::Users(&config.allowed_users))?, desks.duties),
+        (Socket::listen(&config.admin_socket, Allowed::Users(&[own, 0]))?, desks.administration),
+    ];
+    if let Some(path) = &config.metrics_socket {
+        sockets.push((Socket::listen(path, Allowed::Group)?, desks.metrics));
+    }
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let (stop, stopped) = watch::channel(false);
     let wait = |mut stopped: watch::Receiver<bool>| async move {
         // An error means that whoever could stop us is gone, and so are we.
         let _ = stopped.wait_for(|stop| *stop).await;
     };
-    let duties = tokio::spawn(duty_socket.serve(duties, wait(stopped.clone())));
-    let administration = tokio::spawn(admin_socket.serve(administration, wait(stopped)));
+    let serve = |(socket, router): (Socket, _)| tokio::spawn(socket.serve(router, wait(stopped.clone())));
+    let servers: Vec<_> = sockets.into_iter().map(serve).collect();
     let deployment = pins.genesis().map(|genesis| genesis.id().to_string());
     tracing::info!(
         socket = %config.socket.display(),
@@ -333,17 +361,16 @@ async fn listen(
         _ = terminate.recv() => {}
         error = overtaken => {
             // Nothing more leaves: what is under way may be what the other KMS signs otherwise.
-            duties.abort();
-            administration.abort();
-            [&config.socket, &config.admin_socket].into_iter().for_each(|path| remove(path));
+            servers.iter().for_each(JoinHandle::abort);
+            config.sockets().into_iter().for_each(remove);
             return Err(error.map_err(std::io::Error::other)?.into());
         }
     }
     tracing::info!("stopping");
-    // Nobody listens only if both ended by themselves.
+    // Nobody listens only if all ended by themselves.
     let _ = stop.send(true);
-    let both = async {
-        for server in [duties, administration] {
+    let all = async {
+        for server in servers {
             match server.await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::error!(%error, "a socket failed"),
@@ -351,11 +378,9 @@ async fn listen(
             }
         }
     };
-    if tokio::time::timeout(STOP_PATIENCE, both).await.is_err() {
+    if tokio::time::timeout(STOP_PATIENCE, all).await.is_err() {
         tracing::warn!("what was under way is cut off; it is done again after the next start");
-        for path in [&config.socket, &config.admin_socket] {
-            remove(path);
-        }
+        config.sockets().into_iter().for_each(remove);
     }
     Ok(())
 }

@@ -19,6 +19,7 @@ pub mod duty;
 pub mod epoch;
 mod generation;
 pub mod life;
+pub mod metrics;
 pub mod moment;
 pub mod pin;
 pub mod pins;
@@ -27,6 +28,7 @@ pub mod restore;
 pub mod signing;
 pub mod sockets;
 pub mod store;
+mod tally;
 mod whole_file;
 
 #[cfg(test)]

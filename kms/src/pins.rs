@@ -136,6 +136,10 @@ impl State {
         let next = self.successions.after(&row.name, row.version);
         life::state(row, next, now)
     }
+
+    fn ends(&self, row: &KeyRow) -> Option<UnixMillis> {
+        life::end(row, self.successions.after(&row.name, row.version))
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -212,6 +216,11 @@ impl Pins {
     /// The state of a key version at `now`, on record or not: see [`crate::life`].
     pub fn state_at(&self, row: &KeyRow, now: UnixMillis) -> KeyState {
         self.read().state_at(row, now)
+    }
+
+    /// When a key version is to be deactivated, if that is settled: see [`crate::life`].
+    pub fn ends(&self, row: &KeyRow) -> Option<UnixMillis> {
+        self.read().ends(row)
     }
 
     /// The approved transitions of all keys, those alone that are signed.

@@ -1,4 +1,5 @@
-//! Unix sockets: who may connect is checked for each connection by what the kernel says of the peer.
+//! Unix sockets: who may connect is checked for each connection by what the kernel says of the peer, or by the kernel alone
+//! where a group may.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -18,11 +19,21 @@ use tokio::net::UnixListener;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer(pub Option<u32>);
 
+/// Who may connect to a socket.
+#[derive(Clone, Copy, Debug)]
+pub enum Allowed<'a> {
+    /// These users.
+    Users(&'a [u32]),
+    /// This user and the group of the socket's file.
+    Group,
+}
+
 /// A socket that listens; its file goes with it.
 pub struct Socket {
     listener: UnixListener,
     path: PathBuf,
-    allowed: Arc<[u32]>,
+    /// Nothing if the file's mode says it all.
+    allowed: Option<Arc<[u32]>>,
 }
 
 /// Why there is no socket.
@@ -51,11 +62,12 @@ pub enum SocketError {
 }
 
 impl Socket {
-    /// Listens on `path`, for `allowed` users alone. The file is this user's alone (mode 0600) unless others are allowed.
+    /// Listens on `path`, for whoever is `allowed`. The file is this user's alone (mode 0600) unless others are allowed, or
+    /// its group is (0660).
     ///
     /// # Errors
     /// [`SocketError`]; a file that a process which is no more left behind is replaced.
-    pub fn listen(path: &Path, allowed: &[u32]) -> Result<Socket, SocketError> {
+    pub fn listen(path: &Path, allowed: Allowed<'_>) -> Result<Socket, SocketError> {
         let failed = |source| SocketError::Failed { path: path.to_owned(), source };
         match std::fs::symlink_metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -77,11 +89,15 @@ impl Socket {
         rustix::process::umask(before);
         let listener = listener.map_err(failed)?;
         let own = rustix::process::geteuid().as_raw();
-        if allowed.iter().any(|user| *user != own && *user != 0) {
-            let all = std::fs::Permissions::from_mode(0o666);
-            std::fs::set_permissions(path, all).map_err(failed)?;
-        }
-        Ok(Socket { listener, path: path.to_owned(), allowed: allowed.into() })
+        let (mode, allowed) = match allowed {
+            Allowed::Users(users) => {
+                let others = users.iter().any(|user| *user != own && *user != 0);
+                (if others { 0o666 } else { 0o600 }, Some(users.into()))
+            }
+            Allowed::Group => (0o660, None),
+        };
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
+        Ok(Socket { listener, path: path.to_owned(), allowed })
     }
 
     /// Answers with `router` until `stop` is done; what is under way then is answered first.
@@ -93,7 +109,10 @@ impl Socket {
         router: Router,
         stop: impl Future<Output = ()> + Send + 'static,
     ) -> io::Result<()> {
-        let router = router.layer(middleware::from_fn_with_state(self.allowed.clone(), check_peer));
+        let router = match self.allowed {
+            Some(allowed) => router.layer(middleware::from_fn_with_state(allowed, check_peer)),
+            None => router,
+        };
         let service = router.into_make_service_with_connect_info::<Peer>();
         let result = axum::serve(self.listener, service).with_graceful_shutdown(stop).await;
         // It is gone already if somebody cleaned up.

@@ -237,6 +237,8 @@ fn a_genesis_with_keys_that_are_not_ours_is_refused_with_all_of_them() {
 #[test]
 fn only_its_own_user_finds_files_and_sockets_open_and_nothing_holds_the_pin() {
     let home = Home::made();
+    let (module, uri) = (home.token.module(), home.token.uri());
+    home.configure(module, &uri, home.token.pin_file(), "metrics_socket = \"metrics.sock\"\n");
     let kms = home.serve();
     created(&home, "--key", "release");
     let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
@@ -244,6 +246,7 @@ fn only_its_own_user_finds_files_and_sockets_open_and_nothing_holds_the_pin() {
     for socket in ["kms.sock", "admin.sock"] {
         assert_eq!(mode(&home.path(socket)), 0o600);
     }
+    assert_eq!(mode(&home.path("metrics.sock")), 0o660);
     let pin = home.token.pin().expose_secret().to_owned();
     for file in fs::read_dir(home.path("state")).expect("there") {
         let path = file.expect("an entry").path();

@@ -8,6 +8,7 @@
 //! | [`crash`] | the hunt for what `kill -9` of node or KMS breaks |
 //! | [`deployment`] | a whole deployment of the real programs: token, KMS, node, people |
 //! | [`faults`] | the hunt for what a device that fails does to the KMS |
+//! | [`metrics`] | the KMS's metrics, read by a parser that is not ours |
 //! | [`program`] | where the real programs are |
 //! | [`rotation`] | the hunt for what the replacing of keys breaks in cases that are under way |
 //! | [`rules`] | the hunt for policies whose ballots two evaluators count differently |
@@ -20,6 +21,7 @@ pub mod chance;
 pub mod crash;
 pub mod deployment;
 pub mod faults;
+pub mod metrics;
 pub mod program;
 pub mod rotation;
 pub mod rules;

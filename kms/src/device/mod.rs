@@ -21,7 +21,7 @@ use assent_consensus::operational_key::{
 };
 
 pub use devices::Devices;
-pub use pool::{CALL_TIMEOUT, POOL_QUEUE, Pool, SLOW};
+pub use pool::{CALL_TIMEOUT, POOL_QUEUE, Pool, PoolUse, SLOW};
 
 /// The most bytes of an [`ObjectId`].
 pub const OBJECT_ID_LIMIT: usize = 64;
@@ -314,6 +314,23 @@ impl DeviceError {
     /// Whether the session is of no use any more.
     pub fn is_lost(&self) -> bool {
         matches!(self, DeviceError::Gone(_))
+    }
+
+    /// The kind of failure in a word that programs can rely on.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            DeviceError::Busy => "busy",
+            DeviceError::Gone(_) => "gone",
+            DeviceError::Full(_) => "full",
+            DeviceError::Pin(_) => "pin",
+            DeviceError::Setup(_) => "setup",
+            DeviceError::NoKey(_) => "no-key",
+            DeviceError::NotSupported(_) => "not-supported",
+            DeviceError::Unsafe(_) => "unsafe",
+            DeviceError::NotAdoptable { .. } => "not-adoptable",
+            DeviceError::Failed(_) => "failed",
+            DeviceError::WrongSignature => "wrong-signature",
+        }
     }
 }
 

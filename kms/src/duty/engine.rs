@@ -1,6 +1,7 @@
 //! The engine: it takes a batch of duties, verifies them on as many threads as the machine has cores, has all of them signed
 //! at once, and answers each.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::available_parallelism;
@@ -22,6 +23,7 @@ use super::verified::VerifiedSignatures;
 use crate::changes::{ApprovedChanges, Destroyed, Destruction, Rotated, Rotation};
 use crate::pins::Pins;
 use crate::signing::{DutyId, Order, Purpose, SignedOrder, Signing, SigningError};
+use crate::tally::Tally;
 
 /// The most batches that are under way at once; what comes above is told to come again.
 pub(super) const QUEUE_LIMIT: usize = 256;
@@ -33,6 +35,8 @@ const QUICK_BALLOTS: usize = 20;
 pub struct Engine {
     desk: Arc<Desk>,
     queue: Semaphore,
+    /// Batches of which nothing was done, by the word for it.
+    pub(super) turned_away: Tally<&'static str>,
 }
 
 /// What the threads and tasks of an engine share.
@@ -42,6 +46,7 @@ struct Desk {
     grace: Millis,
     anchors: Anchors,
     refusals: Refusals,
+    refused: Tally<(Purpose, &'static str)>,
     verified: Arc<VerifiedSignatures>,
     /// One permit for each core: more threads than that verify nothing faster.
     cores: Arc<Semaphore>,
@@ -67,9 +72,24 @@ impl Engine {
     ) -> Engine {
         let cores = Arc::new(Semaphore::new(available_parallelism().map_or(1, usize::from)));
         let (anchors, refusals) = (Anchors::default(), Refusals::default());
-        let verified = Arc::default();
-        let desk = Arc::new(Desk { vault, clock, grace, anchors, refusals, verified, cores });
-        Engine { desk, queue: Semaphore::new(QUEUE_LIMIT) }
+        let (verified, refused) = (Arc::default(), Tally::default());
+        let desk = Arc::new(Desk { vault, clock, grace, anchors, refusals, refused, verified, cores });
+        Engine { desk, queue: Semaphore::new(QUEUE_LIMIT), turned_away: Tally::default() }
+    }
+
+    /// How many batches are under way.
+    pub(crate) fn under_way(&self) -> usize {
+        QUEUE_LIMIT - self.queue.available_permits()
+    }
+
+    /// How many duties were refused, by purpose and reason.
+    pub(crate) fn refused(&self) -> BTreeMap<(Purpose, &'static str), u64> {
+        self.desk.refused.counts()
+    }
+
+    /// How many batches were turned away, by the word for it.
+    pub(crate) fn turned_away(&self) -> BTreeMap<&'static str, u64> {
+        self.turned_away.counts()
     }
 
     /// The deployment that this KMS was pinned to.
@@ -164,6 +184,7 @@ impl Desk {
             Err(refused) => refused,
         };
         let reason = refused.reason;
+        self.refused.count((purpose, reason));
         match request {
             Some(request) => {
                 tracing::warn!(purpose = purpose.as_str(), %request, reason, "refused: {}", refused.message);

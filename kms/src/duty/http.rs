@@ -2,7 +2,7 @@
 //!
 //! | call | gives |
 //! |---|---|
-//! | `POST /v1/duties` | a [`DutyBatch`] for a [`DutyReport`](assent_consensus::duty::DutyReport) |
+//! | `POST /v1/duties` | a [`DutyBatch`] for a [`DutyReport`] |
 //! | `GET /v1/trusted` | [`TrustedHeaders`] |
 //! | `GET /v1/health` | `{"status": "ok" or "not-pinned", "deployment": id or null}` |
 //!
@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use assent_consensus::duty::{BATCH_BYTES, DutyBatch, TrustedHeaders};
+use assent_consensus::duty::{BATCH_BYTES, DutyBatch, DutyReport, TrustedHeaders};
 use assent_consensus::message::DeploymentId;
 use axum::body::{Body, to_bytes};
 use axum::extract::State;
@@ -70,39 +70,12 @@ pub fn router(engine: Arc<Engine>) -> Router {
 }
 
 async fn duties(State(desk): State<Desk>, headers: HeaderMap, body: Body) -> Response {
-    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    let length: usize = length.unwrap_or(BATCH_BYTES);
-    if length > BATCH_BYTES {
-        return too_large();
-    }
-    let Some(_room) = desk.room(length) else { return refused(&BatchRefusal::Busy) };
-    let body = match tokio::time::timeout(BODY_TIME, to_bytes(body, length)).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(_)) => return too_large(),
-        Err(_) => {
-            let message = format!("the body did not come in {} s", BODY_TIME.as_secs());
-            return answer_error(StatusCode::REQUEST_TIMEOUT, "too-slow", message);
-        }
-    };
-    let batch: Result<DutyBatch, String> = if body.len() <= READ_AT_ONCE {
-        serde_json::from_slice(&body).map_err(|error| error.to_string())
-    } else {
-        let read = spawn_blocking(move || serde_json::from_slice(&body));
-        match read.await {
-            Ok(batch) => batch.map_err(|error| error.to_string()),
-            Err(_) => return refused(&BatchRefusal::Broken),
-        }
-    };
-    let batch = match batch {
-        Ok(batch) => batch,
-        Err(error) => {
-            let message = format!("the body is no batch of duties: {error}");
-            return answer_error(StatusCode::BAD_REQUEST, "malformed", message);
-        }
-    };
-    match desk.engine.perform(batch).await {
+    match desk.perform(&headers, body).await {
         Ok(report) => Json(report).into_response(),
-        Err(refusal) => refused(&refusal),
+        Err(error) => {
+            desk.engine.turned_away.count(error.code);
+            error.into_response()
+        }
     }
 }
 
@@ -116,15 +89,30 @@ async fn health(State(desk): State<Desk>) -> Json<Health> {
     Json(Health { status, deployment })
 }
 
-async fn unknown() -> Response {
-    answer_error(
-        StatusCode::NOT_FOUND,
-        "unknown-call",
-        "this socket takes `POST /v1/duties`, `GET /v1/trusted` and `GET /v1/health`".into(),
-    )
+async fn unknown() -> CallError {
+    let message = "this socket takes `POST /v1/duties`, `GET /v1/trusted` and `GET /v1/health`".into();
+    CallError { status: StatusCode::NOT_FOUND, code: "unknown-call", message }
 }
 
 impl Desk {
+    async fn perform(&self, headers: &HeaderMap, body: Body) -> Result<DutyReport, CallError> {
+        let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        let length: usize = length.unwrap_or(BATCH_BYTES);
+        if length > BATCH_BYTES {
+            return Err(too_large());
+        }
+        let _room = self.room(length).ok_or(BatchRefusal::Busy)?;
+        let body = tokio::time::timeout(BODY_TIME, to_bytes(body, length)).await;
+        let body = body.map_err(|_| too_slow())?.map_err(|_| too_large())?;
+        let batch: Result<DutyBatch, serde_json::Error> = if body.len() <= READ_AT_ONCE {
+            serde_json::from_slice(&body)
+        } else {
+            let read = spawn_blocking(move || serde_json::from_slice(&body));
+            read.await.map_err(|_| BatchRefusal::Broken)?
+        };
+        Ok(self.engine.perform(batch.map_err(|error| malformed(&error))?).await?)
+    }
+
     /// Room for a body, if there is any.
     fn room(&self, length: usize) -> Option<SemaphorePermit<'_>> {
         let units = u32::try_from(length.div_ceil(BODY_UNIT).max(1)).ok()?;
@@ -132,32 +120,54 @@ impl Desk {
     }
 }
 
-fn too_large() -> Response {
+/// Why a call is not answered.
+struct CallError {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+}
+
+fn too_large() -> CallError {
     let message =
         format!("the body is larger than announced, or than the {BATCH_BYTES} bytes that are allowed");
-    answer_error(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message)
+    CallError { status: StatusCode::PAYLOAD_TOO_LARGE, code: "too-large", message }
 }
 
-fn refused(refusal: &BatchRefusal) -> Response {
-    let status = match refusal {
-        BatchRefusal::NotPinned | BatchRefusal::StaleHeader { .. } | BatchRefusal::OtherLine { .. } => {
-            StatusCode::CONFLICT
+fn too_slow() -> CallError {
+    let message = format!("the body did not come in {} s", BODY_TIME.as_secs());
+    CallError { status: StatusCode::REQUEST_TIMEOUT, code: "too-slow", message }
+}
+
+fn malformed(error: &serde_json::Error) -> CallError {
+    let message = format!("the body is no batch of duties: {error}");
+    CallError { status: StatusCode::BAD_REQUEST, code: "malformed", message }
+}
+
+impl From<BatchRefusal> for CallError {
+    fn from(refusal: BatchRefusal) -> CallError {
+        let status = match &refusal {
+            BatchRefusal::NotPinned | BatchRefusal::StaleHeader { .. } | BatchRefusal::OtherLine { .. } => {
+                StatusCode::CONFLICT
+            }
+            BatchRefusal::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            BatchRefusal::Storage(error) if error.is_retry() => StatusCode::SERVICE_UNAVAILABLE,
+            BatchRefusal::Storage(_) | BatchRefusal::Broken => StatusCode::INTERNAL_SERVER_ERROR,
+            BatchRefusal::TooManyDuties(_)
+            | BatchRefusal::UnknownChain(_)
+            | BatchRefusal::TwoHeaders(_)
+            | BatchRefusal::NotFinal { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+        };
+        CallError { status, code: refusal.code(), message: refusal.to_string() }
+    }
+}
+
+impl IntoResponse for CallError {
+    fn into_response(self) -> Response {
+        let CallError { status, code, message } = self;
+        let body = Json(ErrorBody { code, message });
+        match status {
+            StatusCode::SERVICE_UNAVAILABLE => (status, [(RETRY_AFTER, RETRY_SECONDS)], body).into_response(),
+            _ => (status, body).into_response(),
         }
-        BatchRefusal::Busy => StatusCode::SERVICE_UNAVAILABLE,
-        BatchRefusal::Storage(error) if error.is_retry() => StatusCode::SERVICE_UNAVAILABLE,
-        BatchRefusal::Storage(_) | BatchRefusal::Broken => StatusCode::INTERNAL_SERVER_ERROR,
-        BatchRefusal::TooManyDuties(_)
-        | BatchRefusal::UnknownChain(_)
-        | BatchRefusal::TwoHeaders(_)
-        | BatchRefusal::NotFinal { .. } => StatusCode::UNPROCESSABLE_ENTITY,
-    };
-    answer_error(status, refusal.code(), refusal.to_string())
-}
-
-fn answer_error(status: StatusCode, code: &'static str, message: String) -> Response {
-    let body = Json(ErrorBody { code, message });
-    match status {
-        StatusCode::SERVICE_UNAVAILABLE => (status, [(RETRY_AFTER, RETRY_SECONDS)], body).into_response(),
-        _ => (status, body).into_response(),
     }
 }

@@ -38,6 +38,14 @@ pub(crate) fn state(row: &KeyRow, next: Option<&KeyTransition>, now: UnixMillis)
     moves(row, next, now).last().map_or(row.state, |last| last.to)
 }
 
+/// When a key is to be deactivated, by its date or because another version follows it; nothing if it is already, or if that
+/// is open.
+pub(crate) fn end(row: &KeyRow, next: Option<&KeyTransition>) -> Option<UnixMillis> {
+    let is_alive = matches!(row.state, KeyState::PreActivation | KeyState::Active | KeyState::Suspended);
+    let ends = [row.limits.deactivates, next.map(|next| next.old_retires)].into_iter().flatten();
+    ends.min().filter(|_| is_alive)
+}
+
 /// What has become of a key's recorded state until `now`, step by step.
 fn moves(row: &KeyRow, next: Option<&KeyTransition>, now: UnixMillis) -> Vec<Move> {
     let mut moves = Vec::new();

@@ -13,7 +13,7 @@
 
 mod error;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -33,6 +33,7 @@ use crate::life;
 use crate::pins::{KeyState, Pins};
 use crate::recent::Recent;
 use crate::store::{Conclusion, Head, Intended, KeyRow, Store, StoreError, Writer};
+use crate::tally::Tally;
 
 pub use error::SigningError;
 
@@ -184,6 +185,7 @@ pub struct Signing {
     refusals: Recent<Digest, ()>,
     clock: Clock,
     signatures: AtomicU64,
+    by_purpose: Tally<Purpose>,
     epoch: Option<EpochBell>,
 }
 
@@ -217,6 +219,7 @@ impl Signing {
             refusals: Recent::new(REFUSALS_REMEMBERED),
             clock,
             signatures: AtomicU64::new(0),
+            by_purpose: Tally::default(),
             epoch: None,
         }
     }
@@ -273,6 +276,7 @@ impl Signing {
                 Err(DeviceError::WrongSignature) => return Err(self.suspend(&key, order.key).await),
                 Err(error) => return Err(error.into()),
             };
+        self.by_purpose.count(order.purpose);
         let count = self.signatures.fetch_add(1, Ordering::Relaxed) + 1;
         if let Some(epoch) = self.epoch.as_ref().filter(|epoch| count.is_multiple_of(epoch.every)) {
             // One that is full will be heard anyway.
@@ -312,9 +316,9 @@ impl Signing {
         Ok(())
     }
 
-    /// How many signatures this process made.
-    pub fn signatures(&self) -> u64 {
-        self.signatures.load(Ordering::Relaxed)
+    /// How many signatures this process made, by what they are for.
+    pub(crate) fn signatures(&self) -> BTreeMap<Purpose, u64> {
+        self.by_purpose.counts()
     }
 
     fn usable_key(&self, order: &Order) -> Result<KeyRow, SigningError> {

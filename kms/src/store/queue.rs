@@ -104,6 +104,12 @@ impl<W, R> Queue<W, R> {
         }
     }
 
+    /// How many pieces of work wait, and how many results.
+    pub(super) fn lengths(&self) -> (usize, usize) {
+        let waiting = self.lock();
+        (waiting.works.len(), waiting.results.len())
+    }
+
     /// Takes nothing more; what waits is still given out.
     pub(super) fn close(&self) {
         self.lock().closed = true;
@@ -183,6 +189,7 @@ mod tests {
             assert!(queue.put(number) && queue.put_result(number));
         }
         assert!(!queue.put(0) && !queue.put_result(0));
+        assert_eq!(queue.lengths(), (WRITER_QUEUE, WRITER_QUEUE));
         let mut taken = Vec::new();
         for _ in 0..WRITER_QUEUE / BATCH_LIMIT {
             let works = queue.next(LONG).expect("work").works;

@@ -85,6 +85,12 @@ impl Writer {
         self.queue.put_result(conclusion)
     }
 
+    /// How many pieces of work wait to be written, and how many results of signatures that are out, of
+    /// [`WRITER_QUEUE`](super::WRITER_QUEUE) at most each.
+    pub fn waiting(&self) -> (usize, usize) {
+        self.queue.lengths()
+    }
+
     fn enqueue<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Batch<'_>) -> Result<T, StoreError> + Send + 'static,

@@ -81,7 +81,7 @@ impl Kms {
         let Equipment { sessions, call_timeout, epoch_signatures, .. } = equipment;
         let home = tempfile::Builder::new().prefix("assent-kms-").tempdir()?;
         let config = format!(
-            "state_directory = \"state\"\nsocket = \"kms.sock\"\nadmin_socket = \"admin.sock\"\n\
+            "state_directory = \"state\"\nsocket = \"kms.sock\"\nadmin_socket = \"admin.sock\"\nmetrics_socket = \"metrics.sock\"\n\
              epoch_signatures = {epoch_signatures}\n\n[[device]]\nname = \"main\"\n\
              driver = \"pkcs11\"\nmodule = \"{}\"\ntoken = \"{}\"\npin_file = \"{}\"\nsessions = {sessions}\n\
              call_timeout = \"{call_timeout}\"\n",

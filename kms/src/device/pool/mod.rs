@@ -14,16 +14,20 @@ mod queue;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use assent_consensus::operational_key::{
     KeyKind, MessageDigest, OperationalPublicKey, RawSignature, VerificationKey,
 };
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::oneshot;
 
 use super::low_s::low_s;
 use super::{Device, DeviceError, Driver, ObjectId};
+use crate::tally::Tally;
+pub use queue::PoolUse;
 use queue::{Attempt, Job, Queue};
 
 /// The most jobs that wait for a session.
@@ -32,12 +36,18 @@ pub const POOL_QUEUE: usize = 1_024;
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many times as long it may take to make a key, or to look at all keys.
 pub const SLOW: u32 = 12;
+/// The bounds of the classes into which the times of signatures fall, in seconds: from a token in software to the longest
+/// wait that is usual.
+const SIGNATURE_SECONDS: [f64; 16] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// A pool of sessions with one device. Its threads end when it is dropped, but for those that do not come back from the
 /// device.
 pub struct Pool {
     queue: Arc<Queue>,
     call_timeout: Duration,
+    signature_seconds: Histogram,
+    errors: Tally<&'static str>,
 }
 
 impl Pool {
@@ -46,7 +56,23 @@ impl Pool {
     /// # Errors
     /// If the system starts no thread.
     pub fn start(driver: Arc<dyn Driver>, sessions: usize, call_timeout: Duration) -> std::io::Result<Pool> {
-        Ok(Pool { queue: Queue::start(driver, sessions)?, call_timeout })
+        let (signature_seconds, errors) = (Histogram::new(SIGNATURE_SECONDS), Tally::default());
+        Ok(Pool { queue: Queue::start(driver, sessions)?, call_timeout, signature_seconds, errors })
+    }
+
+    /// What the pool does at this moment.
+    pub fn in_use(&self) -> PoolUse {
+        self.queue.in_use()
+    }
+
+    /// How long the device took for each signature that it gave, without the time in the queue.
+    pub(crate) fn signature_seconds(&self) -> &Histogram {
+        &self.signature_seconds
+    }
+
+    /// How often work failed, by [`DeviceError::reason`].
+    pub(crate) fn errors(&self) -> BTreeMap<&'static str, u64> {
+        self.errors.counts()
     }
 
     /// Signs with a key and verifies: an ECDSA signature has its s in the low half.
@@ -59,9 +85,12 @@ impl Pool {
         key: VerificationKey,
         digest: MessageDigest,
     ) -> Result<RawSignature, DeviceError> {
+        let seconds = self.signature_seconds.clone();
         self.run(move |device| {
-            let algorithm = key.algorithm();
-            let signature = low_s(algorithm, &device.sign(object, algorithm, &digest)?)?;
+            let (algorithm, begun) = (key.algorithm(), Instant::now());
+            let signature = device.sign(object, algorithm, &digest)?;
+            seconds.observe(begun.elapsed().as_secs_f64());
+            let signature = low_s(algorithm, &signature)?;
             key.verify(&digest, &signature).map_err(|_| DeviceError::WrongSignature)?;
             Ok(signature)
         })
@@ -119,6 +148,16 @@ impl Pool {
 
     /// `undo` takes back what was done too late for anybody to hear of it.
     async fn run_within<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        work: impl Fn(&mut dyn Device) -> Result<T, DeviceError> + Send + 'static,
+        undo: impl Fn(&mut dyn Device, T) + Send + 'static,
+    ) -> Result<T, DeviceError> {
+        let done = self.try_within(limit, work, undo).await;
+        done.inspect_err(|error| self.errors.count(error.reason()))
+    }
+
+    async fn try_within<T: Send + 'static>(
         &self,
         limit: Duration,
         work: impl Fn(&mut dyn Device) -> Result<T, DeviceError> + Send + 'static,

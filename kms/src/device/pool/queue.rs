@@ -59,6 +59,23 @@ pub(super) struct Queue {
     ended: Condvar,
 }
 
+/// What a pool does at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolUse {
+    /// How many sessions there are at most.
+    pub sessions: usize,
+    /// How many of them are open.
+    pub open: usize,
+    /// How many workers do something.
+    pub busy: usize,
+    /// How many calls were given up and have not returned.
+    pub hanging: usize,
+    /// How many jobs wait, of [`POOL_QUEUE`] at most.
+    pub waiting: usize,
+    /// How many sessions were lost since the start.
+    pub lost: u64,
+}
+
 #[derive(Default)]
 struct State {
     jobs: VecDeque<Job>,
@@ -73,6 +90,8 @@ struct State {
     running: BTreeMap<u64, Running>,
     next_worker: u64,
     pause: Option<Pause>,
+    /// How many sessions were lost.
+    lost: u64,
 }
 
 struct Running {
@@ -110,6 +129,18 @@ impl Queue {
     pub(super) fn driver(&self) -> Result<Arc<dyn Driver>, DeviceError> {
         let driver = self.driver.lock().unwrap_or_else(PoisonError::into_inner).clone();
         driver.ok_or_else(|| DeviceError::Gone("the KMS stops".into()))
+    }
+
+    pub(super) fn in_use(&self) -> PoolUse {
+        let state = self.state();
+        PoolUse {
+            sessions: self.sessions,
+            open: state.connected,
+            busy: state.running.len(),
+            hanging: state.hanging,
+            waiting: state.jobs.len(),
+            lost: state.lost,
+        }
     }
 
     pub(super) fn put(&self, job: Job) -> Result<(), DeviceError> {
@@ -282,6 +313,7 @@ impl Worker {
                     running.has_session = false;
                     running.until = Instant::now() + job.limit;
                     state.connected -= 1;
+                    state.lost += 1;
                     drop(state);
                     drop(device);
                     if job.attempts >= ATTEMPTS {

@@ -1,0 +1,179 @@
+//! What a KMS shows to those who watch it while it works: its metrics and its log.
+
+use std::fs;
+
+use assent_consensus::duty::{Duty, DutyAnswer};
+use assent_consensus::jws::Jws;
+use assent_consensus::subject::SignatureFormat;
+use assent_consensus::vote::Outcome;
+use assent_hsm_mock::Fault;
+use assent_tests::metrics::Metrics;
+use assent_tests::scripted::{Connection, Deployment, Equipment, Kms, Opened, Plan};
+
+const RELEASE: Plan = Plan {
+    contract: "release-approval",
+    rule: "{ at_least = 2, of = \"all\" }",
+    voters: 3,
+    act_within: "7d",
+    key: Some(("release", SignatureFormat::Der)),
+};
+
+/// The real KMS, and a node that asks it.
+struct Scene {
+    kms: Kms,
+    node: Deployment,
+    connection: Connection,
+}
+
+impl Scene {
+    fn start() -> Scene {
+        let equipment = Equipment { has_faults: true, ..Equipment::default() };
+        let (kms, node) = Kms::deploy_with(&[RELEASE], equipment).expect("the KMS runs and is pinned");
+        let connection = kms.connect().expect("it listens");
+        Scene { kms, node, connection }
+    }
+
+    fn ask(&mut self, duty: Duty) -> DutyAnswer {
+        self.node.know(self.connection.trusted().expect("it says what it trusts"));
+        let mut report = self.connection.perform(&self.node.batch(vec![duty])).expect("a report");
+        report.answers.pop().expect("an answer")
+    }
+
+    fn message(&mut self, duty: Duty) -> Jws {
+        match self.ask(duty) {
+            DutyAnswer::Signed { message, .. } => message,
+            other => panic!("the KMS did not sign: {other:?}"),
+        }
+    }
+
+    fn open(&mut self, case: &str) -> Opened {
+        let case = self.node.case(RELEASE.contract, case);
+        let duty = self.node.vote_request_duty(&case);
+        Opened::new(case, self.message(duty))
+    }
+
+    fn decide(&mut self, opened: &Opened) -> Jws {
+        let ballots = self.node.approvals(opened, 2);
+        let due = self.node.tell_decision_due(opened, Outcome::Approved, &ballots);
+        let duty = self.node.decision_duty(opened, ballots, due);
+        self.message(duty)
+    }
+
+    /// A decision that the ballots do not bear out, for which the KMS refuses to sign.
+    fn unfounded(&mut self, opened: &Opened) -> Duty {
+        let ballots = self.node.approvals(opened, 2);
+        let due = self.node.tell_decision_due(opened, Outcome::Rejected, &ballots);
+        self.node.decision_duty(opened, ballots, due)
+    }
+
+    /// The duty of a new case, and a device whose next signature fails.
+    fn failing(&mut self, code: &str, case: &str) -> Duty {
+        let faults = self.kms.faults().expect("it stands before the token");
+        faults.set(vec![Fault::answer("C_Sign", code).on_call(1)]).expect("written");
+        let case = self.node.case(RELEASE.contract, case);
+        self.node.vote_request_duty(&case)
+    }
+
+    fn scrape(&self) -> Metrics {
+        Metrics::scrape(&self.kms.home().join("metrics.sock")).unwrap_or_else(|error| panic!("{error:#}"))
+    }
+}
+
+/// The reason of an answer that is no signature.
+fn reason(answer: DutyAnswer) -> String {
+    match answer {
+        DutyAnswer::Retry(refusal) | DutyAnswer::NeedsPerson(refusal) => refusal.reason,
+        other => panic!("the KMS did it: {other:?}"),
+    }
+}
+
+#[test]
+fn a_scraper_finds_what_was_signed_refused_and_failed_and_how_far_the_logs_are() {
+    let mut scene = Scene::start();
+    let before = scene.scrape();
+    let main = ("device", "main");
+    assert_eq!(before.sum("assent_kms_signatures_total"), 0.0);
+    assert_eq!(before.value("assent_kms_signatures_total", &[("purpose", "action")]), Some(0.0));
+    assert_eq!(before.value("assent_kms_device_signature_seconds_count", &[main]), Some(0.0));
+
+    let opened: Vec<Opened> = ["one", "two", "three"].map(|case| scene.open(case)).into();
+    scene.decide(&opened[0]);
+    let duty = scene.unfounded(&opened[1]);
+    let refused = reason(scene.ask(duty));
+    let duty = scene.failing("CKR_DATA_INVALID", "fails-once");
+    assert_eq!(reason(scene.ask(duty.clone())), "device-failed");
+    scene.message(duty);
+    let duty = scene.failing("CKR_SESSION_CLOSED", "signed-with-another-session");
+    scene.message(duty);
+    assert_eq!(scene.connection.send(b"no batch").expect("an answer").status, 400);
+
+    // Until all results are in the log.
+    scene.kms.audit().expect("it is whole");
+    let after = scene.scrape();
+    for (name, labels, value) in [
+        ("signatures_total", &[("purpose", "vote-request")][..], 5.0),
+        ("signatures_total", &[("purpose", "decision")], 1.0),
+        ("refusals_total", &[("purpose", "decision"), ("reason", &refused)], 1.0),
+        ("refusals_total", &[("purpose", "vote-request"), ("reason", "device-failed")], 1.0),
+        ("batch_refusals_total", &[("code", "malformed")], 1.0),
+        ("batches_in_progress", &[], 0.0),
+        ("device_signature_seconds_count", &[main], 6.0),
+        ("device_signature_seconds_bucket", &[main, ("le", "+Inf")], 6.0),
+        ("device_errors_total", &[main, ("code", "failed")], 1.0),
+        ("device_sessions_lost_total", &[main], 1.0),
+        ("device_present", &[main], 1.0),
+        ("device_sessions", &[main], 8.0),
+        ("device_sessions_busy", &[main], 0.0),
+        ("device_queue_length", &[main], 0.0),
+        ("device_calls_hanging", &[main], 0.0),
+        ("writer_queue_length", &[("kind", "work")], 0.0),
+        ("writer_queue_length", &[("kind", "result")], 0.0),
+        ("pinned", &[], 1.0),
+        ("key_info", &[("kind", "contract"), ("key", RELEASE.contract), ("state", "active")], 1.0),
+        ("key_info", &[("kind", "operational"), ("key", "release"), ("version", "1"), main], 1.0),
+        ("build_info", &[], 1.0),
+        ("epoch", &[], scene.kms.epoch().expect("it has one") as f64),
+    ] {
+        assert_eq!(after.value(&format!("assent_kms_{name}"), labels), Some(value), "{name} {labels:?}");
+    }
+    assert_eq!(after.sum("assent_kms_refusals_total"), 2.0);
+    assert_eq!(after.sum("assent_kms_device_errors_total"), 1.0);
+    assert!(after.value("assent_kms_device_sessions_open", &[main]).expect("there") >= 1.0);
+    assert!(after.value("assent_kms_device_signature_seconds_sum", &[main]).expect("there") > 0.0);
+    for of in scene.connection.trusted().expect("it says what it trusts").chains {
+        let height = after.value("assent_kms_trusted_height", &[("log", of.chain.as_str())]);
+        assert_eq!(height, Some(of.trusted.height.get() as f64));
+    }
+    let audit: serde_json::Value =
+        serde_json::from_str(&scene.kms.run(&["audit", "verify", "--json"]).expect("it is whole"))
+            .expect("JSON");
+    assert_eq!(after.value("assent_kms_audit_entries_total", &[]), audit["entries"].as_f64());
+
+    // Nothing of any one request, and nothing that is secret.
+    assert!(!after.text.contains("sha256"), "{}", after.text);
+    let pin = fs::read_to_string(scene.kms.token().pin_file()).expect("readable");
+    assert!(!after.text.contains(pin.trim()), "{}", after.text);
+}
+
+#[test]
+fn who_may_scrape_can_neither_send_duties_nor_administer() {
+    let scene = Scene::start();
+    let ask = |socket: &str, method: &str, path: &str| {
+        let mut connection = Connection::open(&scene.kms.home().join(socket)).expect("it listens");
+        connection.exchange(method, path, b"").expect("an answer").status
+    };
+    assert_eq!(ask("metrics.sock", "GET", "/metrics"), 200);
+    for (method, path) in [
+        ("POST", "/metrics"),
+        ("POST", "/v1/duties"),
+        ("GET", "/v1/trusted"),
+        ("GET", "/v1/keys"),
+        ("POST", "/v1/keys"),
+    ] {
+        let status = ask("metrics.sock", method, path);
+        assert!(matches!(status, 404 | 405), "{method} {path}: {status}");
+    }
+    for socket in ["kms.sock", "admin.sock"] {
+        assert_eq!(ask(socket, "GET", "/metrics"), 404);
+    }
+}
