@@ -6,9 +6,10 @@ use assent_consensus::duty::{Duty, DutyAnswer};
 use assent_consensus::jws::Jws;
 use assent_consensus::subject::SignatureFormat;
 use assent_consensus::vote::Outcome;
-use assent_hsm_mock::Fault;
+use assent_hsm_mock::{Fault, What};
 use assent_tests::metrics::Metrics;
 use assent_tests::scripted::{Connection, Deployment, Equipment, Kms, Opened, Plan};
+use serde_json::Value;
 
 const RELEASE: Plan = Plan {
     contract: "release-approval",
@@ -144,7 +145,7 @@ fn a_scraper_finds_what_was_signed_refused_and_failed_and_how_far_the_logs_are()
         let height = after.value("assent_kms_trusted_height", &[("log", of.chain.as_str())]);
         assert_eq!(height, Some(of.trusted.height.get() as f64));
     }
-    let audit: serde_json::Value =
+    let audit: Value =
         serde_json::from_str(&scene.kms.run(&["audit", "verify", "--json"]).expect("it is whole"))
             .expect("JSON");
     assert_eq!(after.value("assent_kms_audit_entries_total", &[]), audit["entries"].as_f64());
@@ -153,6 +154,45 @@ fn a_scraper_finds_what_was_signed_refused_and_failed_and_how_far_the_logs_are()
     assert!(!after.text.contains("sha256"), "{}", after.text);
     let pin = fs::read_to_string(scene.kms.token().pin_file()).expect("readable");
     assert!(!after.text.contains(pin.trim()), "{}", after.text);
+}
+
+/// The lines of the log that say this, each in JSON.
+fn lines(scene: &Scene, words: &str) -> Vec<Value> {
+    let log = fs::read_to_string(scene.kms.log()).expect("readable");
+    let lines = log.lines().map(|line| serde_json::from_str(line).expect("each line is JSON"));
+    let says = |line: &Value| line["fields"]["message"].as_str().is_some_and(|said| said.contains(words));
+    lines.filter(says).collect()
+}
+
+#[test]
+fn what_is_logged_while_a_duty_is_done_says_for_which_request() {
+    let mut scene = Scene::start();
+    let opened = scene.open("refused");
+    let duty = scene.unfounded(&opened);
+    let refused = reason(scene.ask(duty));
+    let pulled = scene.node.case(RELEASE.contract, "pulled");
+    let duty = scene.node.vote_request_duty(&pulled);
+    let faults = scene.kms.faults().expect("it stands before the token");
+    let removed = Fault { what: What::RemoveToken, ..Fault::answer("C_Sign", "CKR_DEVICE_REMOVED") };
+    faults.set(vec![removed]).expect("written");
+    assert_eq!(reason(scene.ask(duty)), "device-gone");
+
+    for (words, reason, purpose, request) in [
+        ("refused: ", Some(&*refused), "decision", opened.case.request),
+        ("refused: ", Some("device-gone"), "vote-request", pulled.request),
+        // By the thread that has the session.
+        ("no session with the token", None, "vote-request", pulled.request),
+    ] {
+        let lines = lines(&scene, words);
+        let line = lines.iter().find(|line| reason.is_none() || line["fields"]["reason"].as_str() == reason);
+        let line = line.unwrap_or_else(|| panic!("`{words}` is not in the log: {lines:?}"));
+        assert_eq!(line["span"]["request"], request.to_string(), "{line}");
+        assert_eq!(line["span"]["purpose"], purpose, "{line}");
+        assert!(line["spans"][0]["batch"].is_u64(), "{line}");
+    }
+    let pin = fs::read_to_string(scene.kms.token().pin_file()).expect("readable");
+    let log = fs::read_to_string(scene.kms.log()).expect("readable");
+    assert!(!log.contains(pin.trim()), "{log}");
 }
 
 #[test]

@@ -40,14 +40,6 @@ pub(super) struct Checker {
     pub(super) verified: Arc<VerifiedSignatures>,
 }
 
-/// A duty that was checked, and for which request it is said to be.
-pub(super) struct Verdict {
-    pub(super) purpose: Purpose,
-    /// Nothing if the event that says so cannot be read.
-    pub(super) request: Option<RequestId>,
-    pub(super) outcome: Result<Task, Refused>,
-}
-
 /// What is to be done for a duty.
 pub(super) enum Task {
     /// Something is signed.
@@ -60,36 +52,29 @@ pub(super) enum Task {
 
 impl Checker {
     /// Verifies a duty, and makes what is to be signed for it.
-    pub(super) fn check(&self, duty: &Duty) -> Verdict {
-        let (purpose, due) = match duty {
-            Duty::VoteRequest { due, .. } => (Purpose::VoteRequest, due),
-            Duty::Decision { due, .. } => (Purpose::Decision, due),
-            Duty::Action { due, .. } => (Purpose::Action, due),
-        };
-        let (request, outcome) = match duty {
-            Duty::VoteRequest { start, call, .. } => match consensus_event(due) {
+    pub(super) fn check(&self, duty: &Duty) -> Result<Task, Refused> {
+        match duty {
+            Duty::VoteRequest { start, call, due } => match consensus_event(due) {
                 Ok(ConsensusEvent::VoteRequestDue { request }) => {
-                    (Some(request), self.vote_request(start, call, due, request).map(Task::Sign))
+                    self.vote_request(start, call, due, request).map(Task::Sign)
                 }
-                other => (None, Err(other_event(other, "vote-request-due"))),
+                other => Err(other_event(other, "vote-request-due")),
             },
-            Duty::Decision { vote_request, ballots, cancel, .. } => match consensus_event(due) {
+            Duty::Decision { vote_request, ballots, cancel, due } => match consensus_event(due) {
                 Ok(ConsensusEvent::DecisionDue { request, outcome, ballots: root, decided }) => {
                     let claim = super::decision::Claim { request, outcome, root, decided };
-                    let decision = self.decision(vote_request, ballots, cancel.as_ref(), due, &claim);
-                    (Some(request), decision.map(Task::Sign))
+                    self.decision(vote_request, ballots, cancel.as_ref(), due, &claim).map(Task::Sign)
                 }
-                other => (None, Err(other_event(other, "decision-due"))),
+                other => Err(other_event(other, "decision-due")),
             },
-            Duty::Action { bundle, .. } => match process_event(due) {
+            Duty::Action { bundle, due } => match process_event(due) {
                 Ok(ProcessEvent::ActionDue { case, step, request, decision, subject }) => {
                     let claim = super::action::Claim { case, step, request, decision, subject };
-                    (Some(request), self.action(bundle, due, &claim))
+                    self.action(bundle, due, &claim)
                 }
-                other => (None, Err(other_event(other, "action-due"))),
+                other => Err(other_event(other, "action-due")),
             },
-        };
-        Verdict { purpose, request, outcome }
+        }
     }
 
     /// Verifies that an event is final on the line of headers that this KMS trusts; the header of its block.
@@ -243,21 +228,31 @@ fn not_in_use(name: &KeyName, version: KeyVersion, state: KeyState) -> Refused {
     Refused::person(reason, format!("version {version} of {name} is {state}: nothing is signed on its word"))
 }
 
-/// What a duty is said to be for, by an event of which nothing is verified yet.
-pub(super) fn claimed(duty: &Duty) -> Option<(Purpose, RequestId)> {
+/// What a duty is said to be for, and for which request, by an event of which nothing is verified yet; no request if the
+/// event cannot be read, or is another one.
+pub(super) fn claimed(duty: &Duty) -> (Purpose, Option<RequestId>) {
     match duty {
-        Duty::VoteRequest { due, .. } => match consensus_event(due).ok()? {
-            ConsensusEvent::VoteRequestDue { request } => Some((Purpose::VoteRequest, request)),
-            _ => None,
-        },
-        Duty::Decision { due, .. } => match consensus_event(due).ok()? {
-            ConsensusEvent::DecisionDue { request, .. } => Some((Purpose::Decision, request)),
-            _ => None,
-        },
-        Duty::Action { due, .. } => match process_event(due).ok()? {
-            ProcessEvent::ActionDue { request, .. } => Some((Purpose::Action, request)),
-            _ => None,
-        },
+        Duty::VoteRequest { due, .. } => {
+            let request = match consensus_event(due) {
+                Ok(ConsensusEvent::VoteRequestDue { request }) => Some(request),
+                _ => None,
+            };
+            (Purpose::VoteRequest, request)
+        }
+        Duty::Decision { due, .. } => {
+            let request = match consensus_event(due) {
+                Ok(ConsensusEvent::DecisionDue { request, .. }) => Some(request),
+                _ => None,
+            };
+            (Purpose::Decision, request)
+        }
+        Duty::Action { due, .. } => {
+            let request = match process_event(due) {
+                Ok(ProcessEvent::ActionDue { request, .. }) => Some(request),
+                _ => None,
+            };
+            (Purpose::Action, request)
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::available_parallelism;
 
 use assent_consensus::bundle::{SignatureId, SignatureMemory as _};
@@ -13,9 +14,10 @@ use assent_consensus::message::{DeploymentId, RequestId};
 use assent_consensus::time::{Millis, UnixMillis};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, spawn_blocking};
+use tracing::{Instrument as _, Span};
 
 use super::anchors::{Anchors, BatchAnchors};
-use super::checker::{Checker, Task, Verdict, claimed};
+use super::checker::{Checker, Task, claimed};
 use super::order::Prepared;
 use super::refusal::{BatchRefusal, Refusals, Refused, other_order};
 use super::vault::{KmsVault, Vault};
@@ -35,6 +37,8 @@ const QUICK_BALLOTS: usize = 20;
 pub struct Engine {
     desk: Arc<Desk>,
     queue: Semaphore,
+    /// How many batches have come.
+    batches: AtomicU64,
     /// Batches of which nothing was done, by the word for it.
     pub(super) turned_away: Tally<&'static str>,
 }
@@ -74,7 +78,8 @@ impl Engine {
         let (anchors, refusals) = (Anchors::default(), Refusals::default());
         let (verified, refused) = (Arc::default(), Tally::default());
         let desk = Arc::new(Desk { vault, clock, grace, anchors, refusals, refused, verified, cores });
-        Engine { desk, queue: Semaphore::new(QUEUE_LIMIT), turned_away: Tally::default() }
+        let (batches, turned_away) = (AtomicU64::new(0), Tally::default());
+        Engine { desk, queue: Semaphore::new(QUEUE_LIMIT), batches, turned_away }
     }
 
     /// How many batches are under way.
@@ -108,6 +113,13 @@ impl Engine {
     /// # Errors
     /// [`BatchRefusal`]; nothing was signed then.
     pub async fn perform(&self, batch: DutyBatch) -> Result<DutyReport, BatchRefusal> {
+        let number = self.batches.fetch_add(1, Ordering::Relaxed);
+        // Spans are of the gravest level, so that they are there however little is to be logged.
+        let span = tracing::error_span!("batch", batch = number);
+        self.perform_batch(batch).instrument(span).await
+    }
+
+    async fn perform_batch(&self, batch: DutyBatch) -> Result<DutyReport, BatchRefusal> {
         let _turn = self.queue.try_acquire().map_err(|_| BatchRefusal::Busy)?;
         let desk = &self.desk;
         let genesis = desk.vault.genesis().ok_or(BatchRefusal::NotPinned)?;
@@ -141,7 +153,8 @@ impl Engine {
         for (place, duty) in duties.into_iter().enumerate() {
             let (desk, checker) = (desk.clone(), checker.clone());
             answers.push(None);
-            tasks.spawn(async move { (place, desk.perform(checker, duty).await) });
+            let done = async move { (place, desk.perform(checker, duty).await) };
+            tasks.spawn(done.in_current_span());
         }
         while let Some(done) = tasks.join_next().await {
             // A task that broke off leaves its place empty.
@@ -162,39 +175,42 @@ impl Desk {
     }
 
     async fn perform(self: &Arc<Self>, checker: Arc<Checker>, duty: Duty) -> DutyAnswer {
-        let verdict = if is_quick(&duty) {
+        let (purpose, request) = claimed(&duty);
+        let done = async {
+            match self.fulfil(checker, duty).await {
+                Ok(answer) => answer,
+                Err(refused) => {
+                    self.tell(purpose, request, &refused).await;
+                    refused.answer()
+                }
+            }
+        };
+        done.instrument(duty_span(purpose, request)).await
+    }
+
+    async fn fulfil(self: &Arc<Self>, checker: Arc<Checker>, duty: Duty) -> Result<DutyAnswer, Refused> {
+        let checked = if is_quick(&duty) {
             // To hand it to another thread and back would take longer than a signature or two.
             unless_it_breaks_off(|| checker.check(&duty))
         } else {
             self.on_a_core(move |_| checker.check(&duty)).await
         };
-        let Some(Verdict { purpose, request, outcome }) = verdict else { return broken().answer() };
-        let refused = match outcome {
-            Ok(task) => {
-                let done = match task {
-                    Task::Sign(prepared) => self.sign(prepared).await,
-                    Task::Rotate(rotation) => self.rotate(rotation).await,
-                    Task::Destroy(destruction) => self.destroy(destruction).await,
-                };
-                match done {
-                    Ok(answer) => return answer,
-                    Err(refused) => refused,
-                }
-            }
-            Err(refused) => refused,
-        };
-        let reason = refused.reason;
-        self.refused.count((purpose, reason));
-        match request {
-            Some(request) => {
-                tracing::warn!(purpose = purpose.as_str(), %request, reason, "refused: {}", refused.message);
-                if refused.is_verdict {
-                    self.record(purpose, request, &refused).await;
-                }
-            }
-            None => tracing::warn!(purpose = purpose.as_str(), reason, "refused: {}", refused.message),
+        match checked.ok_or_else(broken)?? {
+            Task::Sign(prepared) => self.sign(prepared).await,
+            Task::Rotate(rotation) => self.rotate(rotation).await,
+            Task::Destroy(destruction) => self.destroy(destruction).await,
         }
-        refused.answer()
+    }
+
+    /// Counts a refusal, and puts it into the log, and into the audit log if it is a verdict.
+    async fn tell(&self, purpose: Purpose, request: Option<RequestId>, refused: &Refused) {
+        self.refused.count((purpose, refused.reason));
+        tracing::warn!(reason = refused.reason, "refused: {}", refused.message);
+        if let Some(request) = request
+            && refused.is_verdict
+        {
+            self.record(purpose, request, refused).await;
+        }
     }
 
     async fn sign(&self, prepared: Prepared) -> Result<DutyAnswer, Refused> {
@@ -240,8 +256,11 @@ impl Desk {
             return;
         }
         let refused = Refused::person(refusal.code(), refusal.to_string());
-        for (purpose, request) in duties.iter().filter_map(claimed) {
-            self.record(purpose, request, &refused).await;
+        for (purpose, request) in duties.iter().map(claimed) {
+            if let Some(request) = request {
+                let recorded = self.record(purpose, request, &refused);
+                recorded.instrument(duty_span(purpose, Some(request))).await;
+            }
         }
     }
 
@@ -254,7 +273,7 @@ impl Desk {
         let recorded = self.vault.record_refusal(purpose, request, refused.reason, &refused.message).await;
         if let Err(error) = recorded {
             self.refusals.forget(duty, refused.reason);
-            tracing::error!(%request, "a refusal is not in the audit log: {error}");
+            tracing::error!("a refusal is not in the audit log: {error}");
         }
     }
 
@@ -264,9 +283,9 @@ impl Desk {
         work: impl FnOnce(&Desk) -> T + Send + 'static,
     ) -> Option<T> {
         let core = self.cores.clone().acquire_owned().await.ok()?;
-        let desk = self.clone();
+        let (desk, span) = (self.clone(), Span::current());
         let done = spawn_blocking(move || {
-            let done = work(&desk);
+            let done = span.in_scope(|| work(&desk));
             drop(core);
             done
         });
@@ -278,6 +297,11 @@ impl Desk {
             }
         }
     }
+}
+
+/// What is logged while a duty is done says for which request.
+fn duty_span(purpose: Purpose, request: Option<RequestId>) -> Span {
+    tracing::error_span!("duty", purpose = purpose.as_str(), request = request.map(tracing::field::display))
 }
 
 /// Whether a duty has few signatures.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rusqlite::{Transaction, TransactionBehavior};
 use tokio::sync::oneshot;
+use tracing::Span;
 
 use super::queue::{Queue, Taken};
 use super::{Batch, Conclusion, Store, StoreError};
@@ -96,18 +97,27 @@ impl Writer {
         work: impl FnOnce(&mut Batch<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<oneshot::Receiver<Result<T, StoreError>>, StoreError> {
         let (reply, answer) = oneshot::channel();
+        let span = Span::current();
         // A caller who has gone needs no answer.
-        let work: Work = Box::new(move |batch| match batch.and_then(work) {
-            Ok(value) => Ok(Box::new(move |committed: Result<(), StoreError>| {
-                let _ = reply.send(committed.map(|()| value));
-            })),
-            Err(error) => {
-                let _ = reply.send(Err(error.clone()));
-                Err(error)
-            }
-        });
+        let work: Work =
+            Box::new(move |batch| match batch.and_then(|batch| span.in_scope(|| tried(batch, work))) {
+                Ok(value) => Ok(Box::new(move |committed: Result<(), StoreError>| {
+                    let _ = reply.send(committed.map(|()| value));
+                })),
+                Err(error) => {
+                    let _ = reply.send(Err(error.clone()));
+                    Err(error)
+                }
+            });
         if self.queue.put(work) { Ok(answer) } else { Err(StoreError::Busy) }
     }
+}
+
+fn tried<T>(
+    batch: &mut Batch<'_>,
+    work: impl FnOnce(&mut Batch<'_>) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    work(batch).inspect_err(|error| tracing::error!(%error, "a piece of work was not written"))
 }
 
 impl Drop for Writer {
@@ -174,9 +184,9 @@ fn write_batch(
         }
     }
     for work in works {
-        match batch.apart(|batch| work(Ok(batch)))? {
-            Ok(reply) => replies.push(reply),
-            Err(error) => tracing::error!(%error, "a piece of work was not written"),
+        // One that failed has told its caller.
+        if let Ok(reply) = batch.apart(|batch| work(Ok(batch)))? {
+            replies.push(reply);
         }
     }
     // After the work was taken: what an intent relies on was trusted before it was sent.

@@ -5,6 +5,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tracing::Span;
+
 use super::POOL_QUEUE;
 use crate::device::{Device, DeviceError, Driver};
 
@@ -29,6 +31,8 @@ pub(super) struct Job {
     attempts: u32,
     work: Box<Work>,
     fail: Arc<Fail>,
+    /// What it is part of, for the log.
+    span: Span,
 }
 
 type Work = dyn Fn(&mut dyn Device) -> Attempt + Send;
@@ -41,7 +45,7 @@ impl Job {
         work: impl Fn(&mut dyn Device) -> Attempt + Send + 'static,
         fail: impl Fn(DeviceError) + Send + Sync + 'static,
     ) -> Job {
-        Job { limit, attempts: 0, work: Box::new(work), fail: Arc::new(fail) }
+        Job { limit, attempts: 0, work: Box::new(work), fail: Arc::new(fail), span: Span::current() }
     }
 }
 
@@ -98,6 +102,7 @@ struct Running {
     until: Instant,
     limit: Duration,
     fail: Arc<Fail>,
+    span: Span,
     has_session: bool,
 }
 
@@ -203,7 +208,9 @@ impl Queue {
         state.workers -= 1;
         state.hanging += 1;
         state.connected -= usize::from(running.has_session);
-        tracing::error!(alarm = true, limit = ?running.limit, hanging = state.hanging, "a call to a device does not return");
+        running.span.in_scope(|| {
+            tracing::error!(alarm = true, limit = ?running.limit, hanging = state.hanging, "a call to a device does not return");
+        });
         (running.fail)(DeviceError::Gone(format!("a call has not returned after {:?}", running.limit)));
         if state.hanging <= self.sessions
             && let Err(error) = self.add_worker(state)
@@ -281,6 +288,7 @@ impl Worker {
             until: Instant::now() + job.limit,
             limit: job.limit,
             fail: job.fail.clone(),
+            span: job.span.clone(),
             has_session: self.device.is_some(),
         };
         let is_soonest = state.running.values().all(|other| running.until < other.until);
@@ -292,6 +300,7 @@ impl Worker {
 
     /// Does a job, hands it on, or answers it; false if this worker was given up meanwhile.
     fn serve(&mut self, mut job: Job) -> bool {
+        let _told = job.span.clone().entered();
         loop {
             let mut device = match self.device.take() {
                 Some(device) => device,
