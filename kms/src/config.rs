@@ -11,6 +11,7 @@ use toml::de::DeTable;
 use crate::device::CALL_TIMEOUT;
 use crate::device::pkcs11::Profile;
 use crate::device::yubihsm::{LOG_POLL, OWN_SESSIONS};
+use crate::reload::Settings;
 
 /// Where the configuration is if no other file is named.
 pub const DEFAULT_PATH: &str = "/etc/assent-kms/kms.toml";
@@ -39,7 +40,7 @@ pub const SESSIONS_LIMIT: usize = 256;
 /// How much two names must look alike before one is proposed for the other, from 0 to 1.
 const ALIKE: f64 = 0.7;
 
-/// The configuration file, read and checked. Paths are from the file's directory.
+/// The configuration file, read and checked. Paths are from the file's directory. [`Settings`] are read again on SIGHUP.
 ///
 /// ```toml
 /// state_directory = "kms"        # the database and marks; for this user alone
@@ -86,7 +87,7 @@ pub struct Config {
     /// The socket for metrics.
     pub metrics_socket: Option<PathBuf>,
     /// The users who may send duties.
-    #[serde(default = "this_user")]
+    #[serde(default = "default_users")]
     pub allowed_users: Vec<u32>,
     /// How long after a deadline an outcome that ballots made is signed without a person.
     #[serde(default = "default_grace")]
@@ -268,6 +269,41 @@ impl Config {
         Ok(config)
     }
 
+    /// What may change while the KMS runs.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            allowed_users: self.allowed_users.clone(),
+            decision_grace: self.decision_grace,
+            epoch_signatures: self.epoch_signatures,
+            epoch_look: self.epoch_look,
+            expiry_notice: self.expiry_notice,
+        }
+    }
+
+    /// The keys that differ, other than those of [`Settings`].
+    pub fn fixed_differences(&self, other: &Config) -> Vec<&'static str> {
+        let Config {
+            state_directory,
+            socket,
+            admin_socket,
+            metrics_socket,
+            allowed_users: _,
+            decision_grace: _,
+            epoch_signatures: _,
+            epoch_look: _,
+            expiry_notice: _,
+            devices,
+        } = self;
+        let differences = [
+            ("`state_directory`", *state_directory != other.state_directory),
+            ("`socket`", *socket != other.socket),
+            ("`admin_socket`", *admin_socket != other.admin_socket),
+            ("`metrics_socket`", *metrics_socket != other.metrics_socket),
+            ("`[[device]]`", *devices != other.devices),
+        ];
+        differences.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+    }
+
     /// Every socket.
     pub fn sockets(&self) -> Vec<&Path> {
         let sockets = [&self.socket, &self.admin_socket].into_iter().chain(&self.metrics_socket);
@@ -275,24 +311,24 @@ impl Config {
     }
 }
 
-fn this_user() -> Vec<u32> {
-    vec![rustix::process::geteuid().as_raw()]
+fn default_users() -> Vec<u32> {
+    Settings::default().allowed_users
 }
 
 fn default_grace() -> Millis {
-    Millis::from_secs(24 * 3_600)
+    Settings::default().decision_grace
 }
 
 fn default_epoch_signatures() -> u64 {
-    1_000
+    Settings::default().epoch_signatures
 }
 
 fn default_epoch_look() -> Millis {
-    Millis::from_secs(2)
+    Settings::default().epoch_look
 }
 
 fn default_expiry_notice() -> Millis {
-    Millis::from_secs(30 * 24 * 3_600)
+    Settings::default().expiry_notice
 }
 
 fn default_call_timeout() -> Millis {
@@ -398,6 +434,29 @@ mod tests {
         assert_eq!((device.sessions, config.epoch_signatures), (8, 1_000));
         assert_eq!(config.decision_grace.to_string(), "1d");
         assert_eq!(config.expiry_notice.to_string(), "30d");
+    }
+
+    #[test]
+    fn what_needs_a_restart_is_named_and_what_does_not_is_none_of_it() {
+        let config = parse(SMALLEST).expect("good");
+        let settings = "allowed_users = [7]\ndecision_grace = '1h'\nepoch_signatures = 7\nepoch_look = '7s'\nexpiry_notice = '7d'\n";
+        let other = parse(&format!("{settings}{SMALLEST}")).expect("good");
+        assert!(config.fixed_differences(&other).is_empty());
+        let Settings { allowed_users, decision_grace, epoch_signatures, epoch_look, expiry_notice } =
+            other.settings();
+        assert_eq!((allowed_users, epoch_signatures), (vec![7], 7));
+        assert_eq!((decision_grace, epoch_look), (Millis::from_secs(3_600), Millis::from_secs(7)));
+        assert_eq!(expiry_notice, Millis::from_secs(7 * 24 * 3_600));
+        for (from, to, key) in [
+            ("'state'", "'other'", "`state_directory`"),
+            ("a.sock", "c.sock", "`socket`"),
+            ("b.sock", "c.sock", "`admin_socket`"),
+            ("[[device]]", "metrics_socket = 'm.sock'\n[[device]]", "`metrics_socket`"),
+            ("'pin'", "'other'", "`[[device]]`"),
+        ] {
+            let other = parse(&SMALLEST.replace(from, to)).expect("good");
+            assert_eq!(config.fixed_differences(&other), [key]);
+        }
     }
 
     #[test]

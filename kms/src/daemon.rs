@@ -29,8 +29,9 @@ use crate::life;
 use crate::metrics::{self, Watched};
 use crate::pin::{PinError, PinSource};
 use crate::pins::{KeyState, Pins};
+use crate::reload::{InForce, Reload, Reloads};
 use crate::signing::{Clock, EpochBell, Signing};
-use crate::sockets::{Allowed, Socket, SocketError};
+use crate::sockets::{Allowed, Door, Socket, SocketError};
 use crate::store::{self, DirectoryLock, KeyRow, Store, StoreError, Writer};
 
 /// How long what is under way may take when the daemon stops.
@@ -227,11 +228,14 @@ async fn agree(
     Ok((newest.max(identity.epoch), absent))
 }
 
-/// Runs the daemon until it is told to stop.
+/// Runs the daemon until it is told to stop. `path` is where the configuration is from, and is read from again.
 ///
 /// # Errors
 /// [`DaemonError`], if it does not start.
-pub async fn serve(config: Config) -> Result<(), DaemonError> {
+pub async fn serve(config: Config, path: &Path) -> Result<(), DaemonError> {
+    // First: until somebody listens for it, it ends the process.
+    let hangups = signal(SignalKind::hangup())?;
+    let (sender, settings) = watch::channel(config.settings());
     let directory = &config.state_directory;
     store::check_directory(directory)?;
     let _lock = DirectoryLock::take(directory)?;
@@ -266,7 +270,7 @@ pub async fn serve(config: Config) -> Result<(), DaemonError> {
     tokio::spawn(epoch::take_up_absent(writer.clone(), devices.clone(), directory.clone(), pins.clone()));
 
     let (bell, due) = mpsc::channel(1);
-    let bell = EpochBell { every: config.epoch_signatures, bell };
+    let bell = EpochBell { settings: settings.clone(), bell };
     let signing = Signing::new(pins.clone(), writer.clone(), reader, devices.clone(), clock.clone());
     let signing = Arc::new(signing.with_epoch_bell(bell));
     let is_looked_at = |device: &&DeviceConfig| matches!(device.driver, DriverConfig::Pkcs11 { .. });
@@ -276,7 +280,7 @@ pub async fn serve(config: Config) -> Result<(), DaemonError> {
         instance: identity.instance,
         epoch,
         looked_at: config.devices.iter().filter(is_looked_at).map(|device| device.name.clone()).collect(),
-        look: Duration::from_millis(config.epoch_look.get()),
+        settings: settings.clone(),
     };
     let overtaken = tokio::spawn(keeping.keep(due));
     let changes = ApprovedChanges::new(
@@ -287,8 +291,9 @@ pub async fn serve(config: Config) -> Result<(), DaemonError> {
         directory.clone(),
         clock.clone(),
     )?;
-    let engine = Engine::new(pins.clone(), signing.clone(), changes, clock.clone(), config.decision_grace);
+    let engine = Engine::new(pins.clone(), signing.clone(), changes, clock.clone(), settings.clone());
     let engine = Arc::new(engine);
+    let reloads: Arc<Reloads> = Arc::default();
     let watched = Watched {
         started: at,
         clock: clock.clone(),
@@ -298,18 +303,27 @@ pub async fn serve(config: Config) -> Result<(), DaemonError> {
         devices: devices.clone(),
         signing,
         engine: engine.clone(),
+        reloads: reloads.clone(),
     };
-    let (before, watched_over) = (config.expiry_notice, directory.clone());
-    tokio::spawn(life::keep_watch(writer.clone(), pins.clone(), watched_over, clock.clone(), before));
+    let watched_over = directory.clone();
+    tokio::spawn(life::keep_watch(
+        writer.clone(),
+        pins.clone(),
+        watched_over,
+        clock.clone(),
+        settings.clone(),
+    ));
     let directory = directory.clone();
-    let admin = Admin::new(pins.clone(), writer, devices.clone(), directory, clock, before);
+    let admin = Admin::new(pins.clone(), writer, devices.clone(), directory, clock, settings.clone());
     let admin = Arc::new(admin);
     let desks = Desks {
         duties: duty::router(engine),
         administration: admin::router(admin),
         metrics: metrics::router(watched),
     };
-    let ended = listen(&config, desks, &pins, overtaken).await;
+    let reload = Reload { path: path.to_owned(), started_with: config.clone(), settings: sender, reloads };
+    tokio::spawn(reload.keep(hangups));
+    let ended = listen(&config, settings, desks, &pins, overtaken).await;
     for (name, pool) in devices.iter() {
         match tokio::time::timeout(STOP_PATIENCE, pool.finish()).await {
             Ok(Ok(())) => {}
@@ -329,13 +343,18 @@ struct Desks {
 
 async fn listen(
     config: &Config,
+    settings: InForce,
     desks: Desks,
     pins: &Pins,
     overtaken: JoinHandle<EpochError>,
 ) -> Result<(), DaemonError> {
     let own = rustix::process::geteuid().as_raw();
+    let duties = Socket::listen(&config.socket, Allowed::Users(&settings.borrow().allowed_users))?;
+    if let Some(door) = duties.door() {
+        tokio::spawn(keep_door(door, settings));
+    }
     let mut sockets = vec![
-        (Socket::listen(&config.socket, Allowed::Users(&config.allowed_users))?, desks.duties),
+        (duties, desks.duties),
         (Socket::listen(&config.admin_socket, Allowed::Users(&[own, 0]))?, desks.administration),
     ];
     if let Some(path) = &config.metrics_socket {
@@ -383,6 +402,16 @@ async fn listen(
         config.sockets().into_iter().for_each(remove);
     }
     Ok(())
+}
+
+/// Lets in whom the settings allow, as they change.
+async fn keep_door(door: Door, mut settings: InForce) {
+    while settings.changed().await.is_ok() {
+        let users = settings.borrow_and_update().allowed_users.clone();
+        if let Err(error) = door.admit(&users) {
+            tracing::error!(%error, "users who may send duties by the configuration cannot");
+        }
+    }
 }
 
 fn remove(path: &Path) {

@@ -9,9 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use assent_consensus::name::Name;
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::device::{Device, DeviceError, Devices, EpochMark, Pool};
 use crate::pins::{KeyState, Pins};
+use crate::reload::InForce;
 use crate::store::{Batch, Identity, KeyRow, Store, StoreError, Writer};
 
 /// Why token and database do not go together, or the epoch was not advanced.
@@ -176,8 +178,8 @@ pub struct Keeping {
     pub epoch: u64,
     /// The devices whose marks are looked at from time to time; the others keep a log that shows who else uses them.
     pub looked_at: Vec<Name>,
-    /// How often.
-    pub look: Duration,
+    /// How often, and after how many signatures the epoch is advanced.
+    pub settings: InForce,
 }
 
 impl Keeping {
@@ -186,14 +188,17 @@ impl Keeping {
     ///
     /// Ends with [`EpochError::Overtaken`] alone.
     pub async fn keep(mut self, mut due: tokio::sync::mpsc::Receiver<()>) -> EpochError {
-        let mut looks = tokio::time::interval(self.look);
-        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut looks = self.looks();
         // An advance that failed may have put its mark on a token nevertheless.
         let mut newest = self.epoch;
         loop {
             let is_due = tokio::select! {
                 Some(()) = due.recv() => true,
                 _ = looks.tick() => false,
+                Ok(()) = self.settings.changed() => {
+                    looks = self.looks();
+                    continue;
+                }
             };
             let names: Vec<Name> = match is_due {
                 true => self.devices.iter().map(|(name, _)| name.clone()).collect(),
@@ -213,6 +218,12 @@ impl Keeping {
                 }
             }
         }
+    }
+
+    fn looks(&self) -> Interval {
+        let mut looks = interval(Duration::from_millis(self.settings.borrow().epoch_look.get()));
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        looks
     }
 
     /// An epoch on one of these devices that is newer than any that this process may have put there.
@@ -278,8 +289,11 @@ async fn take_up(
 
 #[cfg(test)]
 mod tests {
+    use assent_consensus::time::Millis;
+
     use super::*;
-    use crate::testing::{MemoryToken, SmallKms};
+    use crate::reload::Settings;
+    use crate::testing::{MemoryToken, SmallKms, in_force, main_device};
 
     const OURS: [u8; 16] = [1; 16];
 
@@ -347,8 +361,8 @@ mod tests {
             devices: kms.devices.clone(),
             instance,
             epoch,
-            looked_at: vec![crate::testing::main_device()],
-            look: Duration::from_millis(1),
+            looked_at: vec![main_device()],
+            settings: in_force(Settings { epoch_look: Millis::new(1), ..Settings::default() }),
         };
         let (bell, due) = tokio::sync::mpsc::channel(1);
         // It fails after the mark: that one is its own, and is not taken for another's.
@@ -367,6 +381,35 @@ mod tests {
         kms.token.token().marks = vec![EpochMark { instance, epoch: epoch + 2 }];
         let ended = kept.await.expect("it does not panic");
         assert_eq!(ended, EpochError::Overtaken { ours: epoch + 1, token: epoch + 2 });
+    }
+
+    #[tokio::test]
+    async fn looks_that_are_to_come_sooner_do_so_at_once() {
+        let kms = SmallKms::new().await;
+        let instance = kms.store().identity().expect("read").instance;
+        let epoch = advance(&kms.writer, &kms.devices, instance, 0).await.expect("advanced");
+        let an_hour = Settings { epoch_look: Millis::from_secs(3_600), ..Settings::default() };
+        let settings = tokio::sync::watch::Sender::new(an_hour);
+        let keeping = Keeping {
+            writer: kms.writer.clone(),
+            devices: kms.devices.clone(),
+            instance,
+            epoch,
+            looked_at: vec![main_device()],
+            settings: settings.subscribe(),
+        };
+        // It counts the calls.
+        kms.token.token().gone_after = Some(1_000);
+        let (_bell, due) = tokio::sync::mpsc::channel(1);
+        let kept = tokio::spawn(keeping.keep(due));
+        let pool = kms.devices.get(&main_device()).expect("it is there");
+        while kms.token.token().gone_after == Some(1_000) || pool.in_use().busy > 0 {
+            tokio::task::yield_now().await;
+        }
+        kms.token.token().marks = vec![EpochMark { instance, epoch: epoch + 1 }];
+        settings.send_modify(|settings| settings.epoch_look = Millis::new(1));
+        let ended = tokio::time::timeout(Duration::from_secs(60), kept).await.expect("it looks again");
+        assert_eq!(ended.expect("no panic"), EpochError::Overtaken { ours: epoch, token: epoch + 1 });
     }
 
     #[tokio::test]

@@ -24,6 +24,7 @@ pub mod moment;
 pub mod pin;
 pub mod pins;
 mod recent;
+pub mod reload;
 pub mod restore;
 pub mod signing;
 pub mod sockets;

@@ -26,6 +26,7 @@ use tokio::task::spawn_blocking;
 use crate::device::{Devices, POOL_QUEUE, PoolUse};
 use crate::duty::Engine;
 use crate::pins::Pins;
+use crate::reload::Reloads;
 use crate::signing::{Clock, KeyName, Purpose, Signing};
 use crate::store::{KeyRow, Store, WRITER_QUEUE, Writer};
 
@@ -52,6 +53,8 @@ pub struct Watched {
     pub signing: Arc<Signing>,
     /// What was refused.
     pub engine: Arc<Engine>,
+    /// What came of reading the configuration again.
+    pub reloads: Arc<Reloads>,
 }
 
 /// The call of the socket for metrics. Who may connect is for whoever listens.
@@ -96,6 +99,7 @@ impl Collector for Watched {
             "When the KMS started, since the Unix epoch",
             seconds(self.started),
         )?;
+        self.encode_reloads(&mut page)?;
         self.encode_duties(&mut page)?;
         self.encode_devices(&mut page)?;
         self.encode_database(&mut page)?;
@@ -104,6 +108,17 @@ impl Collector for Watched {
 }
 
 impl Watched {
+    fn encode_reloads(&self, page: &mut Page<'_>) -> fmt::Result {
+        let failed = u64::from(self.reloads.has_failed());
+        page.gauge(
+            "configuration_reload_failed",
+            "Whether the configuration that was read last is not in force",
+            failed,
+        )?;
+        let outcomes = self.reloads.outcomes().map(|(outcome, count)| ([("outcome", outcome)], count));
+        page.counters("configuration_reloads", "How often the configuration was read again", outcomes)
+    }
+
     fn encode_duties(&self, page: &mut Page<'_>) -> fmt::Result {
         let made = self.signing.signatures();
         let made = Purpose::ALL.map(|purpose| {

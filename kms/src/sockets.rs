@@ -4,7 +4,7 @@
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::Router;
 use axum::extract::connect_info::{ConnectInfo, Connected};
@@ -33,7 +33,31 @@ pub struct Socket {
     listener: UnixListener,
     path: PathBuf,
     /// Nothing if the file's mode says it all.
-    allowed: Option<Arc<[u32]>>,
+    door: Option<Door>,
+}
+
+/// The users who may connect to a socket: who is not among them any more is turned away with his next request.
+#[derive(Clone)]
+pub struct Door {
+    path: Arc<Path>,
+    users: Arc<RwLock<Vec<u32>>>,
+}
+
+impl Door {
+    /// Lets these users in, and nobody else. The socket's file is this user's alone (mode 0600) unless others are among them.
+    ///
+    /// # Errors
+    /// [`SocketError::Failed`], if the file's mode cannot be changed; the users are as they should be then.
+    pub fn admit(&self, users: &[u32]) -> Result<(), SocketError> {
+        *self.users.write().unwrap_or_else(PoisonError::into_inner) = users.to_owned();
+        let own = rustix::process::geteuid().as_raw();
+        let others = users.iter().any(|user| *user != own && *user != 0);
+        set_mode(&self.path, if others { 0o666 } else { 0o600 })
+    }
+
+    fn admits(&self, user: u32) -> bool {
+        self.users.read().unwrap_or_else(PoisonError::into_inner).contains(&user)
+    }
 }
 
 /// Why there is no socket.
@@ -88,16 +112,23 @@ impl Socket {
         let listener = UnixListener::bind(path);
         rustix::process::umask(before);
         let listener = listener.map_err(failed)?;
-        let own = rustix::process::geteuid().as_raw();
-        let (mode, allowed) = match allowed {
+        let door = match allowed {
             Allowed::Users(users) => {
-                let others = users.iter().any(|user| *user != own && *user != 0);
-                (if others { 0o666 } else { 0o600 }, Some(users.into()))
+                let door = Door { path: path.into(), users: Arc::default() };
+                door.admit(users)?;
+                Some(door)
             }
-            Allowed::Group => (0o660, None),
+            Allowed::Group => {
+                set_mode(path, 0o660)?;
+                None
+            }
         };
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
-        Ok(Socket { listener, path: path.to_owned(), allowed })
+        Ok(Socket { listener, path: path.to_owned(), door })
+    }
+
+    /// Who may connect, if that is a matter of users.
+    pub fn door(&self) -> Option<Door> {
+        self.door.clone()
     }
 
     /// Answers with `router` until `stop` is done; what is under way then is answered first.
@@ -109,8 +140,8 @@ impl Socket {
         router: Router,
         stop: impl Future<Output = ()> + Send + 'static,
     ) -> io::Result<()> {
-        let router = match self.allowed {
-            Some(allowed) => router.layer(middleware::from_fn_with_state(allowed, check_peer)),
+        let router = match self.door {
+            Some(door) => router.layer(middleware::from_fn_with_state(door, check_peer)),
             None => router,
         };
         let service = router.into_make_service_with_connect_info::<Peer>();
@@ -121,6 +152,11 @@ impl Socket {
     }
 }
 
+fn set_mode(path: &Path, mode: u32) -> Result<(), SocketError> {
+    let set = std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode));
+    set.map_err(|source| SocketError::Failed { path: path.to_owned(), source })
+}
+
 impl Connected<IncomingStream<'_, UnixListener>> for Peer {
     fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Peer {
         Peer(stream.io().peer_cred().ok().map(|credentials| credentials.uid()))
@@ -128,12 +164,12 @@ impl Connected<IncomingStream<'_, UnixListener>> for Peer {
 }
 
 async fn check_peer(
-    State(allowed): State<Arc<[u32]>>,
+    State(door): State<Door>,
     ConnectInfo(Peer(user)): ConnectInfo<Peer>,
     request: Request,
     next: Next,
 ) -> Response {
-    if user.is_some_and(|user| allowed.contains(&user)) {
+    if user.is_some_and(|user| door.admits(user)) {
         return next.run(request).await;
     }
     let user = user.map_or("that the system does not name".into(), |user| user.to_string());

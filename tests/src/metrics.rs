@@ -58,6 +58,12 @@ impl Metrics {
         first
     }
 
+    /// The names of all metrics, also of those without a series.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let kinds = self.text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        kinds.filter_map(|kind| kind.split(' ').next())
+    }
+
     /// The sum of all series of this name.
     pub fn sum(&self, name: &str) -> f64 {
         self.samples.iter().filter(|sample| sample.name == name).map(|sample| sample.value).sum()

@@ -9,7 +9,6 @@ use assent_consensus::jwk::Thumbprint;
 use assent_consensus::message::{DeploymentId, KeyVersion, RequestId};
 use assent_consensus::name::Name;
 use assent_consensus::operational_key::{Algorithm, KeyKind, WrongAlgorithm};
-use assent_consensus::time::Millis;
 
 use super::{PinnedView, pinning};
 use crate::audit::Entry;
@@ -17,6 +16,7 @@ use crate::device::{DeviceError, Devices, ObjectId};
 use crate::generation::{GenerationError, KeyToGenerate};
 use crate::life::{Limited, Limits, LimitsError};
 use crate::pins::{KeyState, Pins};
+use crate::reload::InForce;
 use crate::signing::{Clock, KeyChange, KeyName};
 use crate::sockets::Peer;
 use crate::store::{KeyRow, Store, StoreError, Writer};
@@ -31,7 +31,7 @@ pub struct Admin {
     /// Held through each act: two people at once must not make one key twice.
     pub(super) turn: tokio::sync::Mutex<()>,
     /// How long before a key is deactivated that is announced.
-    pub(super) expiry_notice: Millis,
+    pub(super) settings: InForce,
 }
 
 /// Why an act was not done.
@@ -159,10 +159,10 @@ impl Admin {
         devices: Arc<Devices>,
         directory: PathBuf,
         clock: Clock,
-        expiry_notice: Millis,
+        settings: InForce,
     ) -> Admin {
         let turn = tokio::sync::Mutex::new(());
-        Admin { pins, writer, devices, directory, clock, turn, expiry_notice }
+        Admin { pins, writer, devices, directory, clock, turn, settings }
     }
 
     /// Has a device generate the first version of a key; the first device of the configuration if none is named.

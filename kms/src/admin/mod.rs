@@ -400,7 +400,7 @@ impl Admin {
             created: row.created,
             limits: row.limits.clone(),
             used: row.limits.is_counted().then_some(row.used),
-            notice: life::notice(row, state, now, self.expiry_notice),
+            notice: life::notice(row, state, now, self.settings.borrow().expiry_notice),
         }
     }
 }

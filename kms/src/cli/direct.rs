@@ -33,9 +33,9 @@ pub(super) fn init(config: &Config, path: &Path, screen: &Screen) -> Result<(), 
     })
 }
 
-pub(super) fn serve(config: Config) -> Result<(), Failure> {
+pub(super) fn serve(config: Config, path: &Path) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    Ok(runtime.block_on(daemon::serve(config))?)
+    Ok(runtime.block_on(daemon::serve(config, path))?)
 }
 
 pub(super) fn back_up(config: &Config, out: &Path, screen: &Screen) -> Result<(), Failure> {

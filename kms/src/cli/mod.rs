@@ -254,7 +254,7 @@ fn run(command: Command, config: Config, path: &Path, screen: &Screen) -> Result
         Command::Init => direct::init(&config, path, screen),
         Command::Serve => {
             log();
-            direct::serve(config)
+            direct::serve(config, path)
         }
         Command::Backup { out } => direct::back_up(&config, &out, screen),
         Command::Restore { from } => direct::restore(&config, &from, screen),

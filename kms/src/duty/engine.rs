@@ -11,7 +11,7 @@ use assent_consensus::bundle::{SignatureId, SignatureMemory as _};
 use assent_consensus::duty::{BATCH_LIMIT, Duty, DutyAnswer, DutyBatch, DutyReport, TrustedHeaders};
 use assent_consensus::genesis::Genesis;
 use assent_consensus::message::{DeploymentId, RequestId};
-use assent_consensus::time::{Millis, UnixMillis};
+use assent_consensus::time::UnixMillis;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, spawn_blocking};
 use tracing::{Instrument as _, Span};
@@ -24,6 +24,7 @@ use super::vault::{KmsVault, Vault};
 use super::verified::VerifiedSignatures;
 use crate::changes::{ApprovedChanges, Destroyed, Destruction, Rotated, Rotation};
 use crate::pins::Pins;
+use crate::reload::InForce;
 use crate::signing::{DutyId, Order, Purpose, SignedOrder, Signing, SigningError};
 use crate::tally::Tally;
 
@@ -47,7 +48,7 @@ pub struct Engine {
 struct Desk {
     vault: Arc<dyn Vault>,
     clock: Arc<dyn Fn() -> UnixMillis + Send + Sync>,
-    grace: Millis,
+    settings: InForce,
     anchors: Anchors,
     refusals: Refusals,
     refused: Tally<(Purpose, &'static str)>,
@@ -57,27 +58,26 @@ struct Desk {
 }
 
 impl Engine {
-    /// An engine that goes by `pins` and `clock`. `grace` is how long after a deadline an outcome that ballots made is
-    /// signed without a person.
+    /// An engine that goes by `pins`, `clock`, and the settings that are in force.
     pub fn new(
         pins: Pins,
         signing: Arc<Signing>,
         changes: ApprovedChanges,
         clock: Arc<dyn Fn() -> UnixMillis + Send + Sync>,
-        grace: Millis,
+        settings: InForce,
     ) -> Engine {
-        Engine::with(Arc::new(KmsVault { pins, signing, changes }), clock, grace)
+        Engine::with(Arc::new(KmsVault { pins, signing, changes }), clock, settings)
     }
 
     pub(super) fn with(
         vault: Arc<dyn Vault>,
         clock: Arc<dyn Fn() -> UnixMillis + Send + Sync>,
-        grace: Millis,
+        settings: InForce,
     ) -> Engine {
         let cores = Arc::new(Semaphore::new(available_parallelism().map_or(1, usize::from)));
         let (anchors, refusals) = (Anchors::default(), Refusals::default());
         let (verified, refused) = (Arc::default(), Tally::default());
-        let desk = Arc::new(Desk { vault, clock, grace, anchors, refusals, refused, verified, cores });
+        let desk = Arc::new(Desk { vault, clock, settings, anchors, refusals, refused, verified, cores });
         let (batches, turned_away) = (AtomicU64::new(0), Tally::default());
         Engine { desk, queue: Semaphore::new(QUEUE_LIMIT), batches, turned_away }
     }
@@ -170,8 +170,8 @@ impl Engine {
 impl Desk {
     fn checker(&self, genesis: Arc<Genesis>, anchors: BatchAnchors) -> Checker {
         let (vault, clock, verified) = (self.vault.clone(), self.clock.clone(), self.verified.clone());
-        let successions = vault.successions();
-        Checker { genesis, successions, vault, clock, grace: self.grace, anchors, verified }
+        let (successions, grace) = (vault.successions(), self.settings.borrow().decision_grace);
+        Checker { genesis, successions, vault, clock, grace, anchors, verified }
     }
 
     async fn perform(self: &Arc<Self>, checker: Arc<Checker>, duty: Duty) -> DutyAnswer {

@@ -11,6 +11,7 @@ use assent_consensus::time::{Millis, UnixMillis};
 use super::record;
 use crate::moment::Moment;
 use crate::pins::{KeyState, Pins};
+use crate::reload::InForce;
 use crate::signing::{Clock, KeyName};
 use crate::store::{KeyRow, Store, StoreError, Writer};
 
@@ -50,13 +51,20 @@ pub fn notice(row: &KeyRow, state: KeyState, now: UnixMillis, notice: Millis) ->
     Some(format!("{soon}: approve a `rotate-key` case before that"))
 }
 
-/// Looks after keys for as long as the daemon runs: announces what is to become of them within `before`.
-pub async fn keep_watch(writer: Arc<Writer>, pins: Pins, directory: PathBuf, clock: Clock, before: Millis) {
+/// Looks after keys for as long as the daemon runs: announces what is soon to become of them, by the settings in force.
+pub async fn keep_watch(
+    writer: Arc<Writer>,
+    pins: Pins,
+    directory: PathBuf,
+    clock: Clock,
+    settings: InForce,
+) {
     let mut announced = HashMap::new();
     loop {
         if let Err(error) = look(&writer, &pins, &directory, clock()).await {
             tracing::error!(%error, "what became of keys is not on record; it is tried again");
         }
+        let before = settings.borrow().expiry_notice;
         announce(&pins, clock(), before, &mut announced);
         tokio::time::sleep(LOOK).await;
     }

@@ -32,6 +32,7 @@ use crate::device::{DeviceError, Devices};
 use crate::life;
 use crate::pins::{KeyState, Pins};
 use crate::recent::Recent;
+use crate::reload::InForce;
 use crate::store::{Conclusion, Head, Intended, KeyRow, Store, StoreError, Writer};
 use crate::tally::Tally;
 
@@ -192,7 +193,7 @@ pub struct Signing {
 /// Rings when enough was signed that the epoch is to be advanced.
 pub struct EpochBell {
     /// How many signatures lie between two times.
-    pub every: u64,
+    pub settings: InForce,
     /// Where it rings; a time that nobody listened is made up for by the next.
     pub bell: tokio::sync::mpsc::Sender<()>,
 }
@@ -278,9 +279,11 @@ impl Signing {
             };
         self.by_purpose.count(order.purpose);
         let count = self.signatures.fetch_add(1, Ordering::Relaxed) + 1;
-        if let Some(epoch) = self.epoch.as_ref().filter(|epoch| count.is_multiple_of(epoch.every)) {
+        if let Some(EpochBell { settings, bell }) = &self.epoch
+            && count.is_multiple_of(settings.borrow().epoch_signatures)
+        {
             // One that is full will be heard anyway.
-            let _ = epoch.bell.try_send(());
+            let _ = bell.try_send(());
         }
         let conclusion = Conclusion { at: (self.clock)(), duty, intent, signature };
         // It waits before this duty's turn ends, so that whoever asks again finds it.

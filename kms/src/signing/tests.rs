@@ -3,7 +3,8 @@ use assent_consensus::name::Name;
 
 use super::*;
 use crate::audit;
-use crate::testing::{NOW, SmallKms, order, release};
+use crate::reload::Settings;
+use crate::testing::{NOW, SmallKms, in_force, order, release};
 
 #[tokio::test]
 async fn a_signature_is_verified_with_s_in_the_low_half_and_that_of_an_action_is_on_disk_when_it_is_returned()
@@ -242,7 +243,10 @@ async fn the_epoch_bell_rings_after_every_so_many_signatures() {
         kms.devices.clone(),
         Arc::new(|| UnixMillis::new(1)),
     )
-    .with_epoch_bell(EpochBell { every: 3, bell });
+    .with_epoch_bell(EpochBell {
+        settings: in_force(Settings { epoch_signatures: 3, ..Settings::default() }),
+        bell,
+    });
     for number in 0..3 {
         assert!(due.try_recv().is_err());
         signing.sign(order(number, "x")).await.expect("signed");

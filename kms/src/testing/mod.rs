@@ -20,6 +20,7 @@ use assent_consensus::operational_key::{
 use assent_consensus::time::UnixMillis;
 use p256::ecdsa::signature::hazmat::PrehashSigner;
 use p256::ecdsa::{self, SigningKey};
+use tokio::sync::watch;
 
 use crate::audit::{Entry, LoggedKey};
 use crate::device::{
@@ -27,6 +28,7 @@ use crate::device::{
     ObjectId, Pool,
 };
 use crate::pins::{KeyState, Pins};
+use crate::reload::{InForce, Settings};
 use crate::signing::{Clock, KeyName, Order, Purpose, Signing};
 use crate::store::{NewKey, Store, Writer};
 
@@ -257,6 +259,11 @@ impl SmallKms {
 fn clock(now: &Arc<AtomicU64>) -> Clock {
     let now = now.clone();
     Arc::new(move || UnixMillis::new(now.load(Ordering::SeqCst)))
+}
+
+/// Settings that stay as they are.
+pub(crate) fn in_force(settings: Settings) -> InForce {
+    watch::channel(settings).1
 }
 
 pub(crate) fn main_device() -> Name {

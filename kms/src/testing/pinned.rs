@@ -14,10 +14,11 @@ use assent_consensus::subject::{SignatureFormat, Subject};
 use assent_consensus::time::{Millis, UnixMillis};
 use p256::ecdsa::SigningKey;
 
-use super::{NOW, SmallKms, public, release};
+use super::{NOW, SmallKms, in_force, public, release};
 use crate::admin::{Admin, AdminError};
 use crate::changes::{ApprovedChanges, Destruction, Mandate, Rotation};
 use crate::life::{self, Limits};
+use crate::reload::Settings;
 use crate::signing::KeyName;
 use crate::sockets::Peer;
 
@@ -55,7 +56,7 @@ impl SmallKms {
             devices,
             self.directory.path().to_owned(),
             self.clock(),
-            Millis::new(30 * DAY),
+            in_force(Settings::default()),
         )
     }
 

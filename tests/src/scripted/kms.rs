@@ -12,6 +12,7 @@ use assent_consensus::jwk::PublicKey;
 use assent_consensus::message::RequestId;
 use assent_hsm_mock::{FaultModule, SoftHsmToken};
 use rusqlite::{Connection as Database, OpenFlags};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::{Connection, Deployment, DeploymentKeys, Plan};
@@ -201,6 +202,17 @@ impl Kms {
             thread::park_timeout(LOOK);
         }
         Ok(())
+    }
+
+    /// Changes the configuration of a KMS that runs, and has it read that again.
+    ///
+    /// # Errors
+    /// It cannot be written, or the daemon does not run.
+    pub fn reconfigure(&self, change: impl FnOnce(&str) -> String) -> Result<()> {
+        let path = self.home.path().join("kms.toml");
+        fs::write(&path, change(&fs::read_to_string(&path)?))?;
+        let daemon = self.daemon.as_ref().context("it runs")?;
+        Ok(kill_process(Pid::from_child(daemon), Signal::HUP)?)
     }
 
     /// Kills the daemon as a power cut would.

@@ -5,7 +5,7 @@ use assent_consensus::event::ConsensusEvent;
 use assent_consensus::jws::Signed;
 use assent_consensus::message::CountedMessage;
 use assent_consensus::message::{BallotsRoot, Decision, KeyVersion};
-use assent_consensus::time::UnixMillis;
+use assent_consensus::time::{Millis, UnixMillis};
 use assent_consensus::vote::{Choice, Outcome};
 
 use super::log::number;
@@ -260,6 +260,17 @@ async fn at_the_end_of_the_grace_no_person_is_needed() {
     let asked = world.ask("release-signing", "1").await;
     let duty = world.approval_duty(&asked);
     world.set_clock(asked.vote_request.deadline.get() + 24 * HOUR);
+    world.signed(duty).await;
+}
+
+#[tokio::test]
+async fn a_longer_grace_counts_from_the_moment_at_which_it_is_set() {
+    let mut world = World::new();
+    let asked = world.ask("release-signing", "1").await;
+    let duty = world.approval_duty(&asked);
+    world.set_clock(asked.vote_request.deadline.get() + 48 * HOUR);
+    world.needs_person(duty.clone(), "too-late").await;
+    world.settings.send_modify(|settings| settings.decision_grace = Millis::new(48 * HOUR));
     world.signed(duty).await;
 }
 

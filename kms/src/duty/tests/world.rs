@@ -20,13 +20,15 @@ use assent_consensus::message::{
 use assent_consensus::name::Name;
 use assent_consensus::operational_key::Algorithm;
 use assent_consensus::subject::{SignatureFormat, Subject};
-use assent_consensus::time::{Millis, UnixMillis};
+use assent_consensus::time::UnixMillis;
 use assent_consensus::vote::{Choice, Outcome};
+use tokio::sync::watch;
 
 use super::super::engine::Engine;
 use super::super::refusal::BatchRefusal;
 use super::books::Books;
 use super::log::{Key, Log, number};
+use crate::reload::Settings;
 use crate::signing::KeyName;
 
 pub(super) const MINUTE: u64 = 60_000;
@@ -56,6 +58,7 @@ pub(super) struct World {
     pub(super) contract: Key,
     pub(super) books: Arc<Books>,
     pub(super) engine: Arc<Engine>,
+    pub(super) settings: watch::Sender<Settings>,
     clock: Arc<AtomicU64>,
 }
 
@@ -176,11 +179,13 @@ impl World {
             ],
         ));
         let clock = Arc::new(AtomicU64::new(BEGIN));
+        let settings = watch::Sender::new(Settings::default());
         let [first, second] = validators;
         World {
             processes: Log::new(genesis.id(), &name("process"), first),
             consensus: Log::new(genesis.id(), &name("consensus"), second),
-            engine: engine(&books, &clock),
+            engine: engine(&books, &clock, &settings),
+            settings,
             genesis,
             requester,
             voters,
@@ -193,7 +198,7 @@ impl World {
 
     /// The KMS starts again: what was on disk is there.
     pub(super) fn restart(&mut self) {
-        self.engine = engine(&self.books, &self.clock);
+        self.engine = engine(&self.books, &self.clock, &self.settings);
     }
 
     pub(super) fn now(&self) -> u64 {
@@ -453,8 +458,8 @@ pub(super) struct ActionDue {
     pub(super) subject: Subject,
 }
 
-fn engine(books: &Arc<Books>, clock: &Arc<AtomicU64>) -> Arc<Engine> {
+fn engine(books: &Arc<Books>, clock: &Arc<AtomicU64>, settings: &watch::Sender<Settings>) -> Arc<Engine> {
     let clock = clock.clone();
     let now = move || UnixMillis::new(clock.load(Ordering::SeqCst));
-    Arc::new(Engine::with(books.clone(), Arc::new(now), Millis::from_secs(24 * 3_600)))
+    Arc::new(Engine::with(books.clone(), Arc::new(now), settings.subscribe()))
 }
