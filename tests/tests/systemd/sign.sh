@@ -27,6 +27,7 @@ cat >/etc/assent-kms/kms.toml <<EOF
 state_directory = "/var/lib/assent-kms"
 socket = "/run/assent-kms/kms.sock"
 admin_socket = "/run/assent-kms/admin.sock"
+metrics_socket = "/run/assent-kms/metrics.sock"
 allowed_users = [$(id -u assent)]
 
 [[device]]
@@ -122,6 +123,14 @@ request=$(sed -n 's/.*"request":"\([^"]*\)".*/\1/p' said)
 assent vote "$request" --wait --approve --yes --key engineer.pem --passphrase-file engineer.passphrase
 assent fetch first --wait --out signed
 openssl dgst -sha256 -verify signed/release.pub.pem -signature signed/file.sig file
+
+# It is watched by members of its group alone, and takes up another configuration without a restart.
+metric() { setpriv --reuid=nobody --regid="$1" --clear-groups curl -sf --unix-socket /run/assent-kms/metrics.sock http://kms/metrics | grep -qF "assent_kms_$2"; }
+until_it_does metric assent-kms 'signatures_total{purpose="action"} 1'
+! metric nogroup pinned || fail "everybody may read the metrics"
+sed -i '1i decision_grace = "48h"' /etc/assent-kms/kms.toml
+systemctl reload assent-kms
+until_it_does metric assent-kms 'configuration_reloads_total{outcome="done"} 1'
 
 # What the units promise.
 for service in assent-kms assent; do
