@@ -1,4 +1,4 @@
-//! Throw-away SoftHSM tokens, and devices that fail, for tests and trial runs.
+//! Throw-away SoftHSM tokens, devices that fail, and a certificate authority, for tests and trial runs.
 //!
 //! ```text
 //! SoftHsmToken ── directory (0700, on tmpfs when there is one; removed on drop)
@@ -31,12 +31,15 @@
 //! A test that loads the module into its own process uses [`with_token!`](crate::with_token), which
 //! runs that one test again in a child process whose environment is right.
 
+mod authority;
 mod fault_module;
 mod in_process;
 mod module;
 mod other_modules;
 mod soft_hsm;
 mod softhsm2_util;
+
+pub use authority::{Authority, Issued, Term, Usage};
 
 pub use assent_fault_module::{
     Fault, GOOGLE_ALGORITHM, LENGTH_OF_SIGNATURE, Latency, SESSION_COUNT, Script, Vendor, What, code_name,
