@@ -12,11 +12,12 @@ use crate::device::CALL_TIMEOUT;
 use crate::device::pkcs11::Profile;
 use crate::device::yubihsm::{LOG_POLL, OWN_SESSIONS};
 use crate::reload::Settings;
+use crate::tls_socket::TlsConfig;
 
 /// Where the configuration is if no other file is named.
 pub const DEFAULT_PATH: &str = "/etc/assent-kms/kms.toml";
 
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 11] = [
     "state_directory",
     "socket",
     "admin_socket",
@@ -26,6 +27,7 @@ const KEYS: [&str; 10] = [
     "epoch_signatures",
     "epoch_look",
     "expiry_notice",
+    "tls",
     "device",
 ];
 /// Keys of every device.
@@ -52,6 +54,13 @@ const ALIKE: f64 = 0.7;
 /// epoch_signatures = 1000        # signatures between two marks on the token; default
 /// epoch_look = "2s"              # how often it is looked whether another KMS has put a mark there; default
 /// expiry_notice = "30d"          # how long before a key is deactivated the log, `key list` and `doctor` say so; default
+///
+/// [tls]                          # duties from nodes on other machines too; default: not
+/// listen = "0.0.0.0:7430"        # where
+/// certificate = "tls/kms.crt"    # the KMS's, with those between it and the authority, in PEM
+/// private_key = "tls/kms.key"    # in PEM, readable by this user alone
+/// clients_ca = "tls/ca.crt"      # the authorities that sign nodes' certificates, in PEM
+/// clients = ["dns:node.example.org"]   # which of them may send duties: dns:NAME, uri:URI, or sha256:HEX of the public key
 ///
 /// [[device]]                     # one or more
 /// name = "main"                  # in commands and in the log; it stays as long as there are keys on the device
@@ -101,6 +110,8 @@ pub struct Config {
     /// How long before a key is deactivated that is announced.
     #[serde(default = "default_expiry_notice")]
     pub expiry_notice: Millis,
+    /// Duties from other machines, if they are taken.
+    pub tls: Option<TlsConfig>,
     /// The devices, at least one; keys are made on the first unless another one is named.
     #[serde(rename = "device")]
     pub devices: Vec<DeviceConfig>,
@@ -228,6 +239,7 @@ impl Config {
             |error: toml::de::Error| wrong(error.span().map_or(0, |span| span.start), error.message());
         let table = DeTable::parse(text).map_err(of_toml)?;
         check_keys(table.get_ref(), &KEYS).map_err(|(offset, why)| wrong(offset, &why))?;
+        check_tls(table.get_ref()).map_err(|(offset, why)| wrong(offset, &why))?;
         check_devices(table.get_ref()).map_err(|(offset, why)| wrong(offset, &why))?;
         let mut config: Config = toml::from_str(text).map_err(of_toml)?;
         for device in &config.devices {
@@ -248,11 +260,12 @@ impl Config {
             return Err(wrong(0, "`socket`, `admin_socket` and `metrics_socket` must be different sockets"));
         }
         let base = path.parent().unwrap_or(Path::new(""));
-        let Config { state_directory, socket, admin_socket, metrics_socket, devices, .. } = &mut config;
+        let Config { state_directory, socket, admin_socket, metrics_socket, tls, devices, .. } = &mut config;
+        let of_tls = tls.iter_mut().flat_map(TlsConfig::paths);
         let of_devices =
             devices.iter_mut().flat_map(|device| device.driver.paths().chain(&mut device.pin_file));
-        let paths =
-            [state_directory, socket, admin_socket].into_iter().chain(metrics_socket).chain(of_devices);
+        let sockets = [socket, admin_socket].into_iter().chain(metrics_socket);
+        let paths = sockets.chain([state_directory]).chain(of_tls).chain(of_devices);
         for relative in paths {
             *relative = base.join(&*relative);
         }
@@ -292,6 +305,7 @@ impl Config {
             epoch_signatures: _,
             epoch_look: _,
             expiry_notice: _,
+            tls,
             devices,
         } = self;
         let differences = [
@@ -299,6 +313,7 @@ impl Config {
             ("`socket`", *socket != other.socket),
             ("`admin_socket`", *admin_socket != other.admin_socket),
             ("`metrics_socket`", *metrics_socket != other.metrics_socket),
+            ("`[tls]`", *tls != other.tls),
             ("`[[device]]`", *devices != other.devices),
         ];
         differences.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
@@ -348,6 +363,20 @@ fn check_keys(table: &DeTable<'_>, known: &[&str]) -> Result<(), (usize, String)
     match unknown {
         Some((key, _)) => Err((key.span().start, unknown_key(key.get_ref(), known))),
         None => Ok(()),
+    }
+}
+
+/// The table `[tls]`, if there is one: with at least one client.
+fn check_tls(table: &DeTable<'_>) -> Result<(), (usize, String)> {
+    let Some((key, tls)) = table.get_key_value("tls") else { return Ok(()) };
+    let not_a_table = || (key.span().start, "`tls` is a table: write `[tls]`".to_owned());
+    let tls = tls.get_ref().as_table().ok_or_else(not_a_table)?;
+    check_keys(tls, &TlsConfig::KEYS)?;
+    match tls.get("clients").map(|clients| (clients.span().start, clients.get_ref().as_array())) {
+        Some((place, Some(clients))) if clients.is_empty() => {
+            Err((place, "`clients` must name at least one client that may send duties".into()))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -480,6 +509,38 @@ mod tests {
             ),
             "{error}"
         );
+    }
+
+    #[test]
+    fn duties_over_tls_are_for_clients_that_are_named() {
+        assert_eq!(parse(SMALLEST).expect("good").tls, None);
+        let tls = "[tls]\nlisten = '0.0.0.0:7430'\ncertificate = 'kms.crt'\nprivate_key = '/k/kms.key'\n\
+            clients_ca = 'ca.crt'\nclients = ['dns:node.example.org', 'uri:spiffe://example.org/node']\n";
+        let text = SMALLEST.replace("[[device]]", &format!("{tls}[[device]]"));
+        let config = parse(&text).expect("good").tls.expect("there");
+        assert_eq!(config.certificate, Path::new("/etc/kms/kms.crt"));
+        assert_eq!(config.private_key, Path::new("/k/kms.key"));
+        assert_eq!(config.clients.len(), 2);
+        for (from, to, error) in [
+            ("clients_ca = 'ca.crt'\n", "", "line 4, column 1: missing field `clients_ca`"),
+            (
+                "clients_ca",
+                "client_ca",
+                "line 8, column 1: there is no key `client_ca`; did you mean `clients_ca`?",
+            ),
+            (
+                "['dns:node.example.org', 'uri:spiffe://example.org/node']",
+                "[]",
+                "line 9, column 11: `clients` must name",
+            ),
+            ("dns:node", "node", "line 9, column 11: `node.example.org` names no client: write `dns:NAME`"),
+            ("dns:node", "dns:*", "names no client"),
+            ("0.0.0.0:7430", "0.0.0.0", "line 5, column 10: invalid socket address"),
+            ("[tls]", "[[tls]]", "line 4, column 3: `tls` is a table"),
+        ] {
+            let found = parse(&text.replacen(from, to, 1)).expect_err("refused");
+            assert!(found.contains(error), "{found}");
+        }
     }
 
     #[test]

@@ -33,6 +33,7 @@ use crate::reload::{InForce, Reload, Reloads};
 use crate::signing::{Clock, EpochBell, Signing};
 use crate::sockets::{Allowed, Door, Socket, SocketError};
 use crate::store::{self, DirectoryLock, KeyRow, Store, StoreError, Writer};
+use crate::tls_socket::{TlsSocket, TlsSocketError};
 
 /// How long what is under way may take when the daemon stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
@@ -55,6 +56,9 @@ pub enum DaemonError {
     /// A socket.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// The port for other machines.
+    #[error(transparent)]
+    Tls(#[from] TlsSocketError),
     /// The configuration names none.
     #[error("the configuration has no device")]
     NoDevice,
@@ -240,6 +244,11 @@ pub async fn serve(config: Config, path: &Path) -> Result<(), DaemonError> {
     store::check_directory(directory)?;
     let _lock = DirectoryLock::take(directory)?;
     let clock = system_clock();
+    // Before anything is promised: a port that cannot be opened is found first.
+    let tls_socket = match &config.tls {
+        Some(tls) => Some(TlsSocket::listen(tls, &clock).await?),
+        None => None,
+    };
     Store::migrate(directory)?;
     let reader = Store::open_reader(directory)?;
     let identity = reader.identity()?;
@@ -323,7 +332,7 @@ pub async fn serve(config: Config, path: &Path) -> Result<(), DaemonError> {
     };
     let reload = Reload { path: path.to_owned(), started_with: config.clone(), settings: sender, reloads };
     tokio::spawn(reload.keep(hangups));
-    let ended = listen(&config, settings, desks, &pins, overtaken).await;
+    let ended = listen(&config, settings, desks, tls_socket, &pins, overtaken).await;
     for (name, pool) in devices.iter() {
         match tokio::time::timeout(STOP_PATIENCE, pool.finish()).await {
             Ok(Ok(())) => {}
@@ -345,6 +354,7 @@ async fn listen(
     config: &Config,
     settings: InForce,
     desks: Desks,
+    tls_socket: Option<TlsSocket>,
     pins: &Pins,
     overtaken: JoinHandle<EpochError>,
 ) -> Result<(), DaemonError> {
@@ -353,6 +363,7 @@ async fn listen(
     if let Some(door) = duties.door() {
         tokio::spawn(keep_door(door, settings));
     }
+    let remote_duties = desks.duties.clone();
     let mut sockets = vec![
         (duties, desks.duties),
         (Socket::listen(&config.admin_socket, Allowed::Users(&[own, 0]))?, desks.administration),
@@ -367,11 +378,20 @@ async fn listen(
         let _ = stopped.wait_for(|stop| *stop).await;
     };
     let serve = |(socket, router): (Socket, _)| tokio::spawn(socket.serve(router, wait(stopped.clone())));
-    let servers: Vec<_> = sockets.into_iter().map(serve).collect();
+    let mut servers: Vec<_> = sockets.into_iter().map(serve).collect();
+    let tls_address = tls_socket.as_ref().map(TlsSocket::address).transpose()?;
+    // Never administration: whoever is let in there comes from elsewhere.
+    servers.extend(tls_socket.map(|socket| {
+        tokio::spawn(async move {
+            socket.serve(remote_duties, stopped).await;
+            Ok(())
+        })
+    }));
     let deployment = pins.genesis().map(|genesis| genesis.id().to_string());
     tracing::info!(
         socket = %config.socket.display(),
         admin_socket = %config.admin_socket.display(),
+        tls = tls_address.map(tracing::field::display),
         deployment = deployment.as_deref().unwrap_or("not pinned yet"),
         "ready"
     );

@@ -30,6 +30,7 @@ pub mod signing;
 pub mod sockets;
 pub mod store;
 mod tally;
+pub mod tls_socket;
 mod whole_file;
 
 #[cfg(test)]

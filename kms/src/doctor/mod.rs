@@ -1,5 +1,6 @@
 //! `assent-kms doctor`: everything that the KMS needs, looked at one by one, with what to do about what is wrong.
 
+mod certificate;
 mod probed;
 
 use std::time::{Duration, Instant};
@@ -114,6 +115,9 @@ pub fn examine(config: &Config) -> Report {
             Ok(None) => {}
             Err(error) => report.bad("fence", &error),
         }
+    }
+    if let Some(tls) = &config.tls {
+        report.examine_certificate(tls, daemon::system_clock()());
     }
     for device in &config.devices {
         let rows: Vec<KeyRow> = rows.iter().filter(|row| row.device == device.name).cloned().collect();
