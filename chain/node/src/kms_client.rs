@@ -1,12 +1,14 @@
-//! The client of the KMS's socket for duties: HTTP/1.1 and JSON over connections that are kept for the next call.
+//! The client of the KMS, on this machine or on another: HTTP/1.1 and JSON over connections that are kept for the next call.
 
-use std::path::{Path, PathBuf};
+use std::error::Error;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use assent_consensus::duty::{BATCH_BYTES, DutyBatch, DutyReport, TrustedHeaders};
 use assent_consensus::json;
 use assent_consensus::message::DeploymentId;
+use assent_tls::{CredentialsError, Rotating};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{SendRequest, handshake};
@@ -14,10 +16,13 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::api::ErrorBody;
+use crate::kms_address::KmsAddress;
 
 /// How long the KMS may take for a batch of duties.
 const DUTIES_TIMEOUT: Duration = Duration::from_secs(60);
@@ -30,20 +35,33 @@ const KEPT_CONNECTIONS: usize = 4;
 
 /// A client of one KMS.
 pub struct KmsClient {
-    socket: PathBuf,
+    address: KmsAddress,
+    link: Link,
     /// Connections that nobody uses. Held only to take one out or put one back.
-    kept: Mutex<Vec<SendRequest<Full<Bytes>>>>,
+    kept: Mutex<Vec<Connection>>,
     closed: watch::Sender<u64>,
+}
+
+/// How a connection is made.
+enum Link {
+    Unix(PathBuf),
+    Tls(assent_tls::Client),
+}
+
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    /// It must be driven as long as its sender is there; it ends with the sender or the KMS.
+    driver: JoinHandle<Result<(), hyper::Error>>,
 }
 
 /// Why the KMS gave no answer, or not the one that was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum KmsError {
     /// It could not be reached, or hung up.
-    #[error("the KMS cannot be reached at `{}`: {why}", .socket.display())]
+    #[error("the KMS cannot be reached at `{address}`: {why}")]
     Unreachable {
-        /// Its socket.
-        socket: PathBuf,
+        /// Where it is.
+        address: KmsAddress,
         /// Why not.
         why: String,
     },
@@ -74,14 +92,19 @@ pub struct KmsStatus {
 }
 
 impl KmsClient {
-    /// A client of the KMS at `socket`. Nothing is sent yet.
-    pub fn new(socket: &Path) -> KmsClient {
-        KmsClient { socket: socket.to_owned(), kept: Mutex::default(), closed: watch::channel(0).0 }
-    }
-
-    /// The socket.
-    pub fn socket(&self) -> &Path {
-        &self.socket
+    /// A client of the KMS at `address`. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`CredentialsError`]: this node has nothing to show to a KMS on another machine.
+    pub fn new(address: &KmsAddress) -> Result<KmsClient, CredentialsError> {
+        let link = match address {
+            KmsAddress::Socket(path) => Link::Unix(path.clone()),
+            KmsAddress::Tls { host, port, files } => {
+                Link::Tls(assent_tls::Client::new(Rotating::open(files.clone())?, host.clone(), *port))
+            }
+        };
+        let (kept, closed) = (Mutex::default(), watch::channel(0).0);
+        Ok(KmsClient { address: address.clone(), link, kept, closed })
     }
 
     /// Changes whenever a connection ends: the KMS may have stopped.
@@ -147,71 +170,104 @@ impl KmsClient {
     ) -> Result<(StatusCode, Bytes), KmsError> {
         let kept = {
             let mut kept = self.lock();
-            kept.retain(|sender| !sender.is_closed());
+            kept.retain(|connection| !connection.sender.is_closed());
             kept.pop()
         };
-        if let Some(sender) = kept
-            && let Ok(answer) = self.send(sender, method.clone(), path, body.clone()).await
+        if let Some(connection) = kept
+            && let Ok(answer) = self.send(connection, method.clone(), path, body.clone()).await
         {
             return Ok(answer);
         }
         // Every call may be made twice: the KMS does no duty twice.
-        let sender = self.connect().await?;
-        self.send(sender, method, path, body).await
+        let connection = self.connect().await?;
+        self.send(connection, method, path, body).await
     }
 
-    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, KmsError> {
-        let stream =
-            UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(error.to_string()))?;
+    async fn connect(&self) -> Result<Connection, KmsError> {
+        match &self.link {
+            Link::Unix(path) => {
+                let stream = UnixStream::connect(path).await;
+                self.over(stream.map_err(|error| self.unreachable(error.to_string()))?).await
+            }
+            Link::Tls(tls) => {
+                let stream = tls.connect().await;
+                self.over(stream.map_err(|error| self.unreachable(error.to_string()))?).await
+            }
+        }
+    }
+
+    async fn over<S>(&self, stream: S) -> Result<Connection, KmsError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let (sender, connection) =
             handshake(TokioIo::new(stream)).await.map_err(|error| self.unreachable(error.to_string()))?;
         let closed = self.closed.clone();
-        // The connection must be driven as long as its sender is there; it ends with the sender or the KMS.
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
+        let driver = tokio::spawn(async move {
+            let ended = connection.await;
+            if let Err(error) = &ended {
                 tracing::debug!(%error, "a connection to the KMS broke");
             }
             closed.send_modify(|count| *count += 1);
+            ended
         });
-        Ok(sender)
+        Ok(Connection { sender, driver })
     }
 
     async fn send(
         &self,
-        mut sender: SendRequest<Full<Bytes>>,
+        mut connection: Connection,
         method: Method,
         path: &'static str,
         body: Bytes,
     ) -> Result<(StatusCode, Bytes), KmsError> {
+        let answer = match self.request(&mut connection.sender, method, path, body).await {
+            Ok(answer) => answer,
+            Err(error) => return Err(self.broken(connection, &*error).await),
+        };
+        let mut kept = self.lock();
+        if kept.len() < KEPT_CONNECTIONS {
+            kept.push(connection);
+        }
+        Ok(answer)
+    }
+
+    async fn request(
+        &self,
+        sender: &mut SendRequest<Full<Bytes>>,
+        method: Method,
+        path: &'static str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), Box<dyn Error + Send + Sync>> {
         let request = Request::builder()
             .method(method)
             .uri(path)
             .header("host", "assent-kms")
             .header("content-type", "application/json")
-            .body(Full::new(body))
-            .map_err(|error| self.unreachable(error.to_string()))?;
-        sender.ready().await.map_err(|error| self.unreachable(error.to_string()))?;
-        let response =
-            sender.send_request(request).await.map_err(|error| self.unreachable(error.to_string()))?;
+            .body(Full::new(body))?;
+        sender.ready().await?;
+        let response = sender.send_request(request).await?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_LIMIT)
-            .collect()
-            .await
-            .map_err(|error| self.unreachable(error.to_string()))?
-            .to_bytes();
-        let mut kept = self.lock();
-        if kept.len() < KEPT_CONNECTIONS {
-            kept.push(sender);
-        }
+        let body = Limited::new(response.into_body(), ANSWER_LIMIT).collect().await?.to_bytes();
         Ok((status, body))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<SendRequest<Full<Bytes>>>> {
+    /// What became of a connection over which nothing was answered.
+    async fn broken(&self, connection: Connection, error: &(dyn Error + Send + Sync + 'static)) -> KmsError {
+        drop(connection.sender);
+        // A KMS that does not take the node's certificate says so in place of its first answer: to whoever reads then.
+        let driven = connection.driver.await;
+        let by_driver = driven.ok().and_then(Result::err).and_then(|error| assent_tls::refusal(&error));
+        let why = assent_tls::refusal(error).or(by_driver);
+        self.unreachable(why.unwrap_or_else(|| error.to_string()))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn unreachable(&self, why: String) -> KmsError {
-        KmsError::Unreachable { socket: self.socket.clone(), why }
+        KmsError::Unreachable { address: self.address.clone(), why }
     }
 }
 

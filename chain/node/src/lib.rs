@@ -9,6 +9,7 @@ pub mod api;
 pub mod cli;
 pub mod client;
 pub mod http;
+pub mod kms_address;
 pub mod kms_client;
 pub mod node;
 pub mod voter;

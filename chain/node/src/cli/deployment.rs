@@ -34,7 +34,11 @@
 //! data_directory = "data"           # default
 //! socket = "data/node.sock"         # default
 //! listen = "127.0.0.1:7420"         # default: not on TCP
-//! kms_socket = "/run/assent-kms/kms.sock"   # default
+//! kms_socket = "/run/assent-kms/kms.sock"   # default, unless `kms` is there
+//! # kms = "https://kms.example.org:7430"     # a KMS on another machine, with these three files:
+//! # kms_ca = "tls/ca.crt"
+//! # kms_certificate = "tls/node.crt"
+//! # kms_private_key = "tls/node.key"
 //! ```
 //!
 //! Files are looked for from the directory of the deployment file.
@@ -52,6 +56,8 @@ use assent_consensus::subject::SignatureFormat;
 use assent_consensus::time::Millis;
 use serde::Deserialize;
 
+use crate::kms_address::KmsPart;
+
 use super::failure::Failure;
 use super::toml_file::KnownKeys;
 use super::{read, toml_file};
@@ -63,7 +69,19 @@ const KEYS: &KnownKeys = &[
     ("process", &["definition", "governed_by", "chain"]),
     ("key", &["name", "governed_by", "format", "key"]),
     ("recovery", &["threshold", "keys", "delay"]),
-    ("node", &["data_directory", "socket", "listen", "kms_socket"]),
+    (
+        "node",
+        &[
+            "data_directory",
+            "socket",
+            "listen",
+            "kms_socket",
+            "kms",
+            "kms_ca",
+            "kms_certificate",
+            "kms_private_key",
+        ],
+    ),
 ];
 
 /// A deployment file as written.
@@ -131,7 +149,11 @@ pub(super) struct NodePart {
     pub(super) data_directory: String,
     pub(super) socket: Option<String>,
     pub(super) listen: Option<std::net::SocketAddr>,
-    pub(super) kms_socket: String,
+    pub(super) kms_socket: Option<String>,
+    pub(super) kms: Option<String>,
+    pub(super) kms_ca: Option<String>,
+    pub(super) kms_certificate: Option<String>,
+    pub(super) kms_private_key: Option<String>,
 }
 
 impl Default for NodePart {
@@ -140,7 +162,24 @@ impl Default for NodePart {
             data_directory: "data".into(),
             socket: None,
             listen: None,
-            kms_socket: "/run/assent-kms/kms.sock".into(),
+            kms_socket: None,
+            kms: None,
+            kms_ca: None,
+            kms_certificate: None,
+            kms_private_key: None,
+        }
+    }
+}
+
+impl NodePart {
+    fn kms(&self) -> KmsPart {
+        let path = |path: &Option<String>| path.as_ref().map(PathBuf::from);
+        KmsPart {
+            kms_socket: path(&self.kms_socket),
+            kms: self.kms.clone(),
+            kms_ca: path(&self.kms_ca),
+            kms_certificate: path(&self.kms_certificate),
+            kms_private_key: path(&self.kms_private_key),
         }
     }
 }
@@ -148,7 +187,15 @@ impl Default for NodePart {
 impl Deployment {
     pub(super) fn load(path: &Path) -> Result<Deployment, Failure> {
         let text = read::text(path, "deployment file", read::SHORT_LIMIT)?;
-        toml_file::read(&text, path, KEYS)
+        let mut deployment: Deployment = toml_file::read(&text, path, KEYS)?;
+        let node = &mut deployment.node;
+        if node.kms() == KmsPart::default() {
+            node.kms_socket = Some("/run/assent-kms/kms.sock".into());
+        }
+        // `node.toml` would be refused later.
+        let resolved = node.kms().resolve(Path::new(""));
+        resolved.map_err(|error| Failure::failed(format!("`{}`, `[node]`: {error}", path.display())))?;
+        Ok(deployment)
     }
 
     pub(super) fn contracts(&self, base: &Path) -> Result<Vec<ContractDocument>, Failure> {

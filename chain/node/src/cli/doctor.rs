@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use assent_consensus::genesis::Genesis;
+use assent_tls::{Files, Standing};
 use clap::Args;
 use rustix::fs::statvfs;
 use serde::Serialize;
@@ -12,6 +13,7 @@ use serde_json::json;
 
 use crate::api::{DutyKind, Health};
 use crate::client::{Address, Client};
+use crate::kms_address::KmsAddress;
 use crate::kms_client::KmsClient;
 use crate::node::config::Config;
 use crate::node::validator::ValidatorKey;
@@ -230,26 +232,59 @@ async fn duties(client: &Client, health: &Health, findings: &mut Findings) {
 
 /// The KMS, as this host reaches it.
 async fn kms(config: &Config, genesis: &Genesis, findings: &mut Findings) {
-    let kms = KmsClient::new(&config.kms_socket);
+    let help = match &config.kms {
+        KmsAddress::Socket(_) => {
+            "start `assent-kms serve`, and let this user in by `allowed_users` and the socket's mode"
+        }
+        KmsAddress::Tls { files, .. } => {
+            if !certificate(files, findings) {
+                return;
+            }
+            "start `assent-kms serve` there, with `[tls]` in its configuration; its log says who was turned away, and why"
+        }
+    };
+    let kms = match KmsClient::new(&config.kms) {
+        Ok(kms) => kms,
+        Err(error) => return findings.wrong("kms", error, help),
+    };
     let status = match kms.health().await {
         Ok(status) => status,
-        Err(error) => {
-            let help =
-                "start `assent-kms serve`, and let this user in by `allowed_users` and the socket's mode";
-            findings.wrong("kms", error, help);
-            return;
-        }
+        Err(error) => return findings.wrong("kms", error, help),
     };
     match status.deployment {
         Some(deployment) if deployment == genesis.id() => {
-            findings.well("kms", format!("{} at {}", status.status, config.kms_socket.display()));
+            findings.well("kms", format!("{} at {}", status.status, config.kms));
         }
         Some(deployment) => {
-            let help = "name the socket of this deployment's KMS as `kms_socket`";
+            let help = "name this deployment's KMS as `kms_socket` or `kms`";
             findings.wrong("kms", format!("it serves the deployment `{deployment}`"), help);
         }
         None => findings.wrong("kms", "no deployment is pinned", "`assent-kms pin genesis.json` there"),
     }
+}
+
+/// What this node shows to a KMS on another machine; whether it is there.
+fn certificate(files: &Files, findings: &mut Findings) -> bool {
+    let what = "certificate";
+    let credentials = match files.read() {
+        Ok(credentials) => credentials,
+        Err(error) => {
+            findings.wrong(what, error, "put the certificate, its key and the authorities there, in PEM");
+            return false;
+        }
+    };
+    let (validity, now) = (credentials.certificate().validity(), moment::now());
+    let message = format!("`{}`: {}", files.certificate.display(), validity.words(now));
+    if validity.standing(now) == Standing::Good {
+        findings.well(what, message);
+    } else {
+        let key = files.private_key.display();
+        let help = format!(
+            "have a new one issued, and put it there with its key `{key}`: the node takes both up by itself"
+        );
+        findings.wrong(what, message, help);
+    }
+    true
 }
 
 fn megabytes(bytes: u64) -> String {

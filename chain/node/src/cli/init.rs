@@ -171,7 +171,17 @@ fn node_toml(keys: &[(&Name, String)], node: &NodePart) -> Vec<u8> {
     if let Some(listen) = &node.listen {
         line(format!("listen = {}", text(&listen.to_string())));
     }
-    line(format!("kms_socket = {}", text(&node.kms_socket)));
+    for (key, value) in [
+        ("kms_socket", &node.kms_socket),
+        ("kms", &node.kms),
+        ("kms_ca", &node.kms_ca),
+        ("kms_certificate", &node.kms_certificate),
+        ("kms_private_key", &node.kms_private_key),
+    ] {
+        if let Some(value) = value {
+            line(format!("{key} = {}", text(value)));
+        }
+    }
     line(String::new());
     line("[validator_keys]".into());
     for (chain, path) in keys {

@@ -7,8 +7,21 @@ use std::path::{Path, PathBuf};
 use assent_consensus::name::Name;
 use serde::Deserialize;
 
+use crate::kms_address::{KmsAddress, KmsAddressError, KmsPart};
+
 /// The keys of the file; `[validator_keys]` has one for each log.
-pub const KEYS: &[&str] = &["data_directory", "genesis", "socket", "listen", "kms_socket", "validator_keys"];
+pub const KEYS: &[&str] = &[
+    "data_directory",
+    "genesis",
+    "socket",
+    "listen",
+    "kms_socket",
+    "kms",
+    "kms_ca",
+    "kms_certificate",
+    "kms_private_key",
+    "validator_keys",
+];
 
 /// `node.toml` as written. Paths are from its directory; unknown keys are refused.
 ///
@@ -17,7 +30,11 @@ pub const KEYS: &[&str] = &["data_directory", "genesis", "socket", "listen", "km
 /// genesis = "genesis.json"            # the deployment's genesis file: this node serves no other deployment
 /// socket = "data/node.sock"           # the API's Unix socket, mode 0660; default: `node.sock` in the data directory
 /// listen = "127.0.0.1:7420"           # the API on TCP too, on a loopback address; default: not on TCP
-/// kms_socket = "/run/assent-kms/kms.sock"   # where the KMS takes duties
+/// kms_socket = "/run/assent-kms/kms.sock"   # where the KMS takes duties; or, if it is on another machine:
+/// # kms = "https://kms.example.org:7430"   # the host must be in its certificate
+/// # kms_ca = "tls/ca.crt"             # the authorities that sign it, in PEM
+/// # kms_certificate = "tls/node.crt"  # this node's certificate, with those between it and the authority, in PEM
+/// # kms_private_key = "tls/node.key"  # in PEM without passphrase, mode 0600
 ///
 /// [validator_keys]                    # the logs that this node keeps, and the keys that make their blocks final
 /// process = "process.validator.pem"   # PKCS#8 PEM without passphrase, mode 0600
@@ -30,7 +47,11 @@ pub struct ConfigFile {
     genesis: PathBuf,
     socket: Option<PathBuf>,
     listen: Option<SocketAddr>,
-    kms_socket: PathBuf,
+    kms_socket: Option<PathBuf>,
+    kms: Option<String>,
+    kms_ca: Option<PathBuf>,
+    kms_certificate: Option<PathBuf>,
+    kms_private_key: Option<PathBuf>,
     validator_keys: BTreeMap<Name, PathBuf>,
 }
 
@@ -45,8 +66,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// The API's loopback address, if it listens on TCP.
     pub listen: Option<SocketAddr>,
-    /// The KMS's socket for duties.
-    pub kms_socket: PathBuf,
+    /// Where the KMS takes duties.
+    pub kms: KmsAddress,
     /// The logs that this node keeps, each with the file of its validator key.
     pub validator_keys: BTreeMap<Name, PathBuf>,
 }
@@ -62,6 +83,9 @@ pub enum ConfigError {
     /// There is nothing to do.
     #[error("`[validator_keys]` names no log; give the key of each log that this node keeps")]
     NoLog,
+    /// It is not known where the KMS is.
+    #[error(transparent)]
+    Kms(#[from] KmsAddressError),
 }
 
 impl ConfigFile {
@@ -78,12 +102,19 @@ impl ConfigFile {
         if self.validator_keys.is_empty() {
             return Err(ConfigError::NoLog);
         }
+        let kms = KmsPart {
+            kms_socket: self.kms_socket,
+            kms: self.kms,
+            kms_ca: self.kms_ca,
+            kms_certificate: self.kms_certificate,
+            kms_private_key: self.kms_private_key,
+        };
         let data_directory = base.join(self.data_directory);
         Ok(Config {
             genesis: base.join(self.genesis),
             socket: self.socket.map_or_else(|| data_directory.join("node.sock"), |path| base.join(path)),
             listen: self.listen,
-            kms_socket: base.join(self.kms_socket),
+            kms: kms.resolve(base)?,
             validator_keys: self
                 .validator_keys
                 .into_iter()
@@ -104,7 +135,11 @@ mod tests {
             genesis: "genesis.json".into(),
             socket: None,
             listen: listen.map(|address| address.parse().expect("an address")),
-            kms_socket: "/run/kms.sock".into(),
+            kms_socket: Some("/run/kms.sock".into()),
+            kms: None,
+            kms_ca: None,
+            kms_certificate: None,
+            kms_private_key: None,
             validator_keys: BTreeMap::from([("process".parse().expect("a name"), "process.pem".into())]),
         }
     }
@@ -124,7 +159,7 @@ mod tests {
     fn paths_are_from_the_directory_of_the_file() {
         let config = file(None).resolve(Path::new("/etc/assent")).expect("complete");
         assert_eq!(config.socket, Path::new("/etc/assent/data/node.sock"));
-        assert_eq!(config.kms_socket, Path::new("/run/kms.sock"));
+        assert_eq!(config.kms, KmsAddress::Socket("/run/kms.sock".into()));
         assert_eq!(config.validator_keys.values().next().unwrap(), Path::new("/etc/assent/process.pem"));
     }
 

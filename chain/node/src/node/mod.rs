@@ -50,6 +50,9 @@ pub enum NodeError {
     /// A socket.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// What the node shows to the KMS.
+    #[error("the KMS is on another machine: {0}")]
+    Kms(#[from] assent_tls::CredentialsError),
     /// The operating system.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -62,6 +65,7 @@ pub enum NodeError {
 pub async fn run(config: &Config, genesis: Genesis) -> Result<(), NodeError> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let genesis = Arc::new(genesis);
+    let kms = KmsClient::new(&config.kms)?;
     // The logs come first: their locks keep a second node off before it touches anything else.
     let ledgers = Arc::new(Ledgers::open(config, genesis.clone())?);
     let listeners = Listeners::open(config).await;
@@ -73,7 +77,6 @@ pub async fn run(config: &Config, genesis: Genesis) -> Result<(), NodeError> {
     let api = Api::new(ledgers.clone(), places.clone(), book.clone(), stopped.clone());
     let mut server = tokio::spawn(listeners.serve(api.router(), stopped.clone()));
     let relay = tokio::spawn(Relay::new(ledgers.clone(), places.clone()).run(stopped.clone()));
-    let kms = KmsClient::new(&config.kms_socket);
     let agent = tokio::spawn(Agent::new(ledgers.clone(), places, kms, book).run(stopped));
     tracing::info!(
         deployment = %genesis.id(),
