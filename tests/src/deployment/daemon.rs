@@ -127,6 +127,21 @@ impl Daemon {
         bail!("{} does not end by itself:\n{}", self.name, last_lines(&self.log))
     }
 
+    /// Waits until it has said `words`, at any time.
+    ///
+    /// # Errors
+    /// It does not; with what it said last.
+    pub fn said(&self, words: &str) -> Result<()> {
+        let begun = Instant::now();
+        while !String::from_utf8_lossy(&std::fs::read(&self.log)?).contains(words) {
+            if begun.elapsed() > PATIENCE {
+                bail!("{} has not said `{words}`:\n{}", self.name, last_lines(&self.log));
+            }
+            std::thread::sleep(INTERVAL);
+        }
+        Ok(())
+    }
+
     /// The process's number, while it runs.
     pub fn id(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)

@@ -133,8 +133,8 @@ fn asking(name: &str, contract: &str, subject: &str, retries: &str, line: impl F
     )
 }
 
-/// The file that `assent init` makes genesis of.
-pub(super) fn deployment(kms_socket: &str, keys: &[Key]) -> String {
+/// The file that `assent init` makes genesis of; `kms` says where the KMS is.
+pub(super) fn deployment(kms: &str, keys: &[Key]) -> String {
     let mut text = String::from("name = \"test\"\nenvironment = \"test\"\n");
     for (contract, _) in CONTRACTS {
         let governed_by =
@@ -154,5 +154,5 @@ pub(super) fn deployment(kms_socket: &str, keys: &[Key]) -> String {
         )
         .expect("a text takes all");
     }
-    text + &format!("\n[node]\nkms_socket = \"{kms_socket}\"\n")
+    text + &format!("\n[node]\n{kms}\n")
 }

@@ -9,9 +9,11 @@ mod daemon;
 mod desk;
 mod device;
 mod documents;
+pub mod remote;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -31,6 +33,7 @@ pub use daemon::Daemon;
 pub use desk::{Case, Desk, Receipt, name};
 use device::KmsDevice;
 pub use device::yubihsm;
+use remote::Remote;
 
 /// CKA_ID of the key that is on the token before the KMS.
 const ADOPTED: &str = "0a01";
@@ -42,8 +45,15 @@ pub struct Deployment {
     kms: Daemon,
     device: KmsDevice,
     voter_token: Option<SoftHsmToken>,
+    remote: Option<Remote>,
     directory: Option<tempfile::TempDir>,
     desk: Arc<Desk>,
+}
+
+/// How the node reaches the KMS.
+enum Link {
+    Socket,
+    Tls { found_at: Option<SocketAddr> },
 }
 
 /// Where a voter's key is, as the `assent` program is told.
@@ -58,7 +68,17 @@ impl Deployment {
     /// # Errors
     /// A program is not built, or refuses something.
     pub fn start() -> Result<Deployment> {
-        Deployment::start_with(KmsDevice::new_soft_hsm()?, None, documents::KEYS.into())
+        Deployment::start_with(KmsDevice::new_soft_hsm()?, None, documents::KEYS.into(), Link::Socket)
+    }
+
+    /// Makes one whose node and KMS are as on two machines, and know each other by certificates. The node finds the KMS at
+    /// `found_at`, if something there leads to it.
+    ///
+    /// # Errors
+    /// A program is not built, or refuses something.
+    pub fn start_over_tls(found_at: Option<SocketAddr>) -> Result<Deployment> {
+        let link = Link::Tls { found_at };
+        Deployment::start_with(KmsDevice::new_soft_hsm()?, None, documents::KEYS.into(), link)
     }
 
     /// Makes one that also has operational keys of other algorithms than ES256, and one that is adopted.
@@ -67,7 +87,7 @@ impl Deployment {
     /// A program is not built, or refuses something.
     pub fn start_with_every_algorithm() -> Result<Deployment> {
         let keys = documents::KEYS.into_iter().chain(documents::OTHER_ALGORITHMS).collect();
-        Deployment::start_with(KmsDevice::new_soft_hsm()?, None, keys)
+        Deployment::start_with(KmsDevice::new_soft_hsm()?, None, keys, Link::Socket)
     }
 
     /// Makes one whose KMS has a YubiHSM 2 and nothing else.
@@ -75,7 +95,7 @@ impl Deployment {
     /// # Errors
     /// A program is not built, or refuses something.
     pub fn start_with_yubihsm() -> Result<Deployment> {
-        Deployment::start_with(KmsDevice::new_yubihsm()?, None, documents::KEYS.into())
+        Deployment::start_with(KmsDevice::new_yubihsm()?, None, documents::KEYS.into(), Link::Socket)
     }
 
     /// Makes one in which `engineer-3` has his key in a token of his own, and votes with the program alone.
@@ -83,13 +103,15 @@ impl Deployment {
     /// # Errors
     /// A program is not built, or refuses something.
     pub fn start_with_voters_token() -> Result<Deployment> {
-        Deployment::start_with(KmsDevice::new_soft_hsm()?, Some(VoterToken::make()?), documents::KEYS.into())
+        let voter = Some(VoterToken::make()?);
+        Deployment::start_with(KmsDevice::new_soft_hsm()?, voter, documents::KEYS.into(), Link::Socket)
     }
 
     fn start_with(
         device: KmsDevice,
         voter_token: Option<VoterToken>,
         keys: Vec<documents::Key>,
+        link: Link,
     ) -> Result<Deployment> {
         // On a disk that forgets nothing only by power, not by `kill -9`, memory is as good.
         let memory = Path::new("/dev/shm");
@@ -123,12 +145,17 @@ impl Deployment {
                 documents::rotation(rotation, key, reason, line),
             )?;
         }
-        let kms_socket = here.join("kms.sock");
-        fs::write(
-            here.join("deployment.toml"),
-            documents::deployment(&kms_socket.display().to_string(), &keys),
-        )?;
-        fs::write(here.join("kms.toml"), KMS_TOML.to_owned() + &device.toml(&here)?)?;
+        let remote = match link {
+            Link::Socket => None,
+            Link::Tls { found_at } => Some(Remote::make(&here, found_at)?),
+        };
+        let of_kms = match &remote {
+            None => format!("kms_socket = \"{}\"", here.join("kms.sock").display()),
+            Some(remote) => remote.node_toml(),
+        };
+        fs::write(here.join("deployment.toml"), documents::deployment(&of_kms, &keys))?;
+        let tls = remote.as_ref().map(Remote::kms_toml).unwrap_or_default();
+        fs::write(here.join("kms.toml"), KMS_TOML.to_owned() + &tls + &device.toml(&here)?)?;
 
         let environment = device.environment();
         let config = here.join("kms.toml").display().to_string();
@@ -180,7 +207,8 @@ impl Deployment {
         let client = Client::new(Address::Unix(here.join("node/data/node.sock")));
         let desk = Arc::new(Desk::new(genesis, client, signers));
         let voter_token = voter_token.map(|voter| voter.token);
-        let mut deployment = Deployment { node, kms, device, voter_token, directory: Some(directory), desk };
+        let directory = Some(directory);
+        let mut deployment = Deployment { node, kms, device, voter_token, remote, directory, desk };
         deployment.start_node()?;
         Ok(deployment)
     }
@@ -226,6 +254,14 @@ impl Deployment {
     /// The token of `engineer-3`, if he has one.
     pub fn voter_token(&self) -> Option<&SoftHsmToken> {
         self.voter_token.as_ref()
+    }
+
+    /// How node and KMS reach each other.
+    ///
+    /// # Panics
+    /// If they do so by a socket.
+    pub fn remote(&self) -> &Remote {
+        self.remote.as_ref().expect("the KMS is as on another machine")
     }
 
     /// The numbers of the daemons that run.
