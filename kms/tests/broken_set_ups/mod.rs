@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use assent_consensus::operational_key::Algorithm;
+use assent_hsm_mock::{Authority, Term, Usage};
 
 use crate::adoption::pkcs11_tool;
 use crate::daemon::{Home, done};
@@ -19,7 +20,7 @@ const CHAPTER: &str = "## What the doctor finds\n";
 type Make = fn() -> Home;
 
 /// The manual's headings, in their order.
-const SET_UPS: [(&str, Make); 15] = [
+const SET_UPS: [(&str, Make); 16] = [
     ("The module is no PKCS#11 module", no_module),
     ("No token has the name", no_token),
     ("Two tokens have the name", two_tokens),
@@ -35,6 +36,7 @@ const SET_UPS: [(&str, Make); 15] = [
     ("The database is another KMS's", foreign_database),
     ("A key is not on its token", key_deleted),
     ("A key is suspended", key_suspended),
+    ("The certificate for nodes has expired", expired_certificate),
 ];
 
 #[test]
@@ -217,6 +219,19 @@ fn key_suspended() -> Home {
     home
 }
 
+fn expired_certificate() -> Home {
+    let home = stopped();
+    let authority = Authority::new("authority").expect("made");
+    fs::create_dir(home.path("tls")).expect("made");
+    fs::write(home.path("tls/ca.crt"), authority.certificate()).expect("written");
+    let expired = authority.issue(&["kms.example.org"], Usage::Server, Term::Past).expect("issued");
+    expired.write(&home.path("tls"), "kms").expect("written");
+    let tls = "[tls]\nlisten = '127.0.0.1:0'\ncertificate = 'tls/kms.crt'\nprivate_key = 'tls/kms.key'\n\
+        clients_ca = 'tls/ca.crt'\nclients = ['dns:node.example.org']\n";
+    home.configure(home.token.module(), &home.token.uri(), home.token.pin_file(), tls);
+    home
+}
+
 /// The command, run so that modes count also for root.
 fn as_nobody_special(command: Command) -> Command {
     if !rustix::process::geteuid().is_root() {
@@ -255,6 +270,7 @@ fn as_in_the_manual(home: &Home, said: &str) -> String {
     let user = rustix::process::geteuid().as_raw();
     let places = [
         (home.path("state").display().to_string(), "/var/lib/assent-kms"),
+        (home.path("tls").display().to_string(), "/etc/assent-kms/tls"),
         (home.path("pin").display().to_string(), "/etc/assent-kms/pin"),
         (home.token.pin_file().display().to_string(), "/etc/assent-kms/pin"),
         (home.path("softhsm2.conf").display().to_string(), "/etc/softhsm2.conf"),
