@@ -159,6 +159,29 @@ async fn who_may_not_come_in_is_told_why_and_so_is_the_kms() {
 }
 
 #[tokio::test]
+async fn who_is_turned_away_while_he_talks_still_learns_why() {
+    let pair = Pair::new();
+    issue(&pair.authority, &["other.example"], Usage::Client, Term::Now)
+        .write(pair.path(), "node")
+        .expect("writable");
+    let node = pair.node();
+    let serve = async {
+        let (stream, _) = pair.listener.accept().await.expect("somebody");
+        pair.kms.accept(stream).await.expect_err("turned away")
+    };
+    let call = async {
+        let mut stream = node.connect().await.expect("the KMS has yet to look");
+        stream.get_ref().0.readable().await.expect("the alert");
+        for _ in 0..2 {
+            stream.write_all(b"hello").await.expect("the KMS still listens");
+        }
+        refusal(&stream.read_u8().await.expect_err("an alert"))
+    };
+    let (_, why) = tokio::join!(serve, call);
+    assert!(why.is_some_and(|why| why.contains("its `clients` list neither")));
+}
+
+#[tokio::test]
 async fn a_node_talks_to_nobody_but_the_kms_that_it_names() {
     let pair = Pair::new();
     let foreign = Authority::new("foreign").expect("made");
