@@ -1,6 +1,7 @@
 //! Set-ups that are broken, each in one way: `assent-kms doctor` says of them what the manual shows, cause and remedy.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -9,7 +10,7 @@ use assent_consensus::operational_key::Algorithm;
 use assent_hsm_mock::{Authority, Term, Usage};
 
 use crate::adoption::pkcs11_tool;
-use crate::daemon::{Home, done};
+use crate::daemon::{Home, done, refused};
 use crate::{created, generated, pin, write_genesis};
 
 const MANUAL: &str = include_str!("../../MANUAL.md");
@@ -81,6 +82,27 @@ fn without_a_state_directory_there_is_one_thing_to_do_first() {
     assert!(said.starts_with("WRONG  state directory: there is no KMS in `"), "{said}");
     assert!(said.ends_with("`: `assent-kms init` makes one\n") && said.lines().count() == 1, "{said}");
     assert!(!home.path("state").exists());
+}
+
+#[test]
+fn a_kms_that_cannot_serve_its_port_does_not_start_and_uses_up_no_epoch() {
+    let home = stopped();
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("bound").to_string();
+    configure_tls(&home, &address, Term::Now);
+    refused(&home.run(&["serve"]), 1, &format!("`[tls]`: cannot listen on `{address}`"));
+    set_mode(&home.path("tls/kms.key"), 0o640);
+    refused(
+        &home.run(&["serve"]),
+        1,
+        "kms.key` can be read or changed by others (mode 0640): run `chmod 600`",
+    );
+    fs::remove_file(home.path("tls/ca.crt")).expect("there");
+    set_mode(&home.path("tls/kms.key"), 0o600);
+    refused(&home.run(&["serve"]), 1, "`[tls]`: cannot read `");
+    let doctor = home.run(&["doctor"]);
+    let said = String::from_utf8_lossy(&doctor.stdout);
+    assert!(said.contains("epoch on `main`: 2, on token and database"), "{said}");
 }
 
 /// A KMS that has run once, with a contract's and a release key, and is stopped.
@@ -221,15 +243,22 @@ fn key_suspended() -> Home {
 
 fn expired_certificate() -> Home {
     let home = stopped();
-    let authority = Authority::new("authority").expect("made");
-    fs::create_dir(home.path("tls")).expect("made");
-    fs::write(home.path("tls/ca.crt"), authority.certificate()).expect("written");
-    let expired = authority.issue(&["kms.example.org"], Usage::Server, Term::Past).expect("issued");
-    expired.write(&home.path("tls"), "kms").expect("written");
-    let tls = "[tls]\nlisten = '127.0.0.1:0'\ncertificate = 'tls/kms.crt'\nprivate_key = 'tls/kms.key'\n\
-        clients_ca = 'tls/ca.crt'\nclients = ['dns:node.example.org']\n";
-    home.configure(home.token.module(), &home.token.uri(), home.token.pin_file(), tls);
+    configure_tls(&home, "127.0.0.1:0", Term::Past);
     home
+}
+
+/// Has it take duties from other machines, with a certificate of this term.
+fn configure_tls(home: &Home, listen: &str, term: Term) {
+    let authority = Authority::new("authority").expect("made");
+    fs::create_dir_all(home.path("tls")).expect("made");
+    fs::write(home.path("tls/ca.crt"), authority.certificate()).expect("written");
+    let issued = authority.issue(&["kms.example.org"], Usage::Server, term).expect("issued");
+    issued.write(&home.path("tls"), "kms").expect("written");
+    let tls = format!(
+        "[tls]\nlisten = '{listen}'\ncertificate = 'tls/kms.crt'\nprivate_key = 'tls/kms.key'\n\
+         clients_ca = 'tls/ca.crt'\nclients = ['dns:node.example.org']\n"
+    );
+    home.configure(home.token.module(), &home.token.uri(), home.token.pin_file(), &tls);
 }
 
 /// The command, run so that modes count also for root.
