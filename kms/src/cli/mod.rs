@@ -192,6 +192,8 @@ enum VoterCommand {
     /// Count a voter's ballots no more, at once
     Suspend {
         /// The thumbprint of the voter's key
+        // One in 64 begins with a hyphen.
+        #[arg(allow_hyphen_values = true)]
         thumbprint: Thumbprint,
     },
 }
@@ -329,5 +331,25 @@ fn log() {
         builder.init();
     } else {
         builder.json().init();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thumbprint_may_begin_with_a_hyphen() {
+        let thumbprint = "-zf2asFaZcZvdNpX38poOykuAG6zvErm9JVeYkS6YDE";
+        for line in [
+            ["assent-kms", "voter", "suspend", thumbprint, "--config", "kms.toml"],
+            ["assent-kms", "voter", "suspend", "--config", "kms.toml", thumbprint],
+        ] {
+            let cli = Cli::try_parse_from(line).expect("it is a thumbprint");
+            let Command::Voter(VoterCommand::Suspend { thumbprint: read }) = cli.command else {
+                panic!("{line:?}")
+            };
+            assert_eq!((read.to_string(), cli.config), (thumbprint.to_owned(), PathBuf::from("kms.toml")));
+        }
     }
 }

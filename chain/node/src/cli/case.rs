@@ -31,7 +31,7 @@ pub(super) struct CasePlace {
     /// The case, as `assent propose` printed it
     pub(super) case: Name,
     /// Who started it, by his key's thumbprint [default: the owner of the key, or whoever has such a case]
-    #[arg(long, value_name = "THUMBPRINT")]
+    #[arg(long, allow_hyphen_values = true, value_name = "THUMBPRINT")]
     requester: Option<Thumbprint>,
     #[command(flatten)]
     key: KeyArgs,
