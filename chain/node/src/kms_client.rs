@@ -274,3 +274,49 @@ impl KmsClient {
 fn read<T: DeserializeOwned + Serialize>(answer: &[u8]) -> Result<T, String> {
     json::read(answer).map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use assent_hsm_mock::{Authority, Term, Usage};
+    use assent_tls::{Files, Server};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_kms_that_refused_the_certificate_before_it_was_called_is_told_apart_from_one_that_hung_up() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path();
+        let authority = Authority::new("authority").expect("made");
+        std::fs::write(path.join("ca.crt"), authority.certificate()).expect("writable");
+        for (name, host, usage) in
+            [("kms", "127.0.0.1", Usage::Server), ("node", "node.example", Usage::Client)]
+        {
+            let issued = authority.issue(&[host], usage, Term::Now).expect("issued");
+            issued.write(path, name).expect("writable");
+        }
+        let files = |name: &str| Files {
+            certificate: path.join(format!("{name}.crt")),
+            private_key: path.join(format!("{name}.key")),
+            authorities: path.join("ca.crt"),
+        };
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        let host = "127.0.0.1".parse().expect("a host");
+        let kms = KmsClient::new(&KmsAddress::Tls { host, port, files: files("node") }).expect("good files");
+        let other = "dns:other.example".parse().expect("a client");
+        let server = Server::new(Rotating::open(files("kms")).expect("good files"), &[other]);
+        let refuse = async {
+            let (stream, _) = listener.accept().await.expect("the node");
+            server.accept(stream).await.map(drop).expect_err("turned away")
+        };
+        let call = async {
+            let mut closed = kms.closed();
+            let connection = kms.connect().await.expect("the KMS has yet to look");
+            closed.changed().await.expect("the client is there");
+            kms.send(connection, Method::GET, "/v1/health", Bytes::new()).await.expect_err("refused")
+        };
+        let (_, error) = tokio::join!(refuse, call);
+        assert!(error.to_string().contains("its `clients` list neither"), "{error}");
+    }
+}
