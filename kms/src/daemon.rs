@@ -21,14 +21,15 @@ use crate::changes::ApprovedChanges;
 use crate::config::{Config, DeviceConfig, DriverConfig};
 use crate::device::pkcs11::Pkcs11Driver;
 use crate::device::yubihsm::{LogKeeper, YubiHsmDriver, YubiHsmSettings};
-use crate::device::{Device, DeviceError, Devices, Driver, EpochMark, Pool};
+use crate::device::{DeviceError, Devices, Driver, EpochMark, Pool};
 use crate::device_log::DeviceLog;
 use crate::duty::{self, Engine};
 use crate::epoch::{self, EpochError, Keeping};
 use crate::life;
 use crate::metrics::{self, Watched};
 use crate::pin::{PinError, PinSource};
-use crate::pins::{KeyState, Pins};
+use crate::pins::Pins;
+use crate::presence::{self, Difference};
 use crate::reload::{InForce, Reload, Reloads};
 use crate::signing::{Clock, EpochBell, Signing};
 use crate::sockets::{Allowed, Door, Socket, SocketError};
@@ -266,7 +267,7 @@ pub async fn serve(config: Config, path: &Path) -> Result<(), DaemonError> {
     for (device, error) in absent {
         tracing::error!(alarm = true, %device, %error, "the KMS starts without this device; it is taken up when it answers");
     }
-    compare_keys(&devices, pins.keys()).await?;
+    report_keys(&devices, pins.keys()).await?;
     let at = clock();
     let entry = Entry::Started {
         at,
@@ -439,18 +440,9 @@ fn remove(path: &Path) {
     let _ = std::fs::remove_file(path);
 }
 
-/// Says what is wrong with keys on the device; their rows stay as they are.
-async fn compare_keys(devices: &Devices, rows: Vec<KeyRow>) -> Result<(), DaemonError> {
-    let mut differences = Vec::new();
-    for (name, pool) in devices.present() {
-        let rows: Vec<KeyRow> = rows.iter().filter(|row| row.device == *name).cloned().collect();
-        differences.extend(pool.run_slow(move |device| compare(&rows, device)).await?);
-    }
-    let is_configured = |device: &Name| devices.iter().any(|(name, _)| name == device);
-    let is_homeless = |row: &&KeyRow| row.state != KeyState::Destroyed && !is_configured(&row.device);
-    let homeless = rows.iter().filter(is_homeless);
-    differences.extend(homeless.map(|row| (row.clone(), Difference::NoDevice)));
-    for (row, difference) in differences {
+/// Says what is wrong with keys on the devices; their rows stay as they are.
+async fn report_keys(devices: &Devices, rows: Vec<KeyRow>) -> Result<(), DaemonError> {
+    for (row, difference) in presence::differences(devices, &rows).await? {
         let (name, version) = (&row.name, row.version);
         match difference {
             Difference::Other => tracing::error!(
@@ -468,54 +460,4 @@ async fn compare_keys(devices: &Devices, rows: Vec<KeyRow>) -> Result<(), Daemon
         }
     }
     Ok(())
-}
-
-/// How the device differs from the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Difference {
-    Missing,
-    Other,
-    NoDevice,
-}
-
-fn compare(rows: &[KeyRow], device: &mut dyn Device) -> Result<Vec<(KeyRow, Difference)>, DeviceError> {
-    let mut differences = Vec::new();
-    for row in rows.iter().filter(|row| row.state != KeyState::Destroyed) {
-        match device.public_key(row.object)? {
-            Some(key) if key == *row.public_key.public_key() => {}
-            Some(_) => differences.push((row.clone(), Difference::Other)),
-            None => differences.push((row.clone(), Difference::Missing)),
-        }
-    }
-    Ok(differences)
-}
-
-#[cfg(test)]
-mod tests {
-    use assent_consensus::operational_key::KeyKind;
-
-    use super::*;
-    use crate::testing::SmallKms;
-
-    #[tokio::test]
-    async fn a_key_that_the_token_does_not_hold_is_reported_and_one_of_a_token_that_is_gone_is_not() {
-        let kms = SmallKms::new().await;
-        let (rows, mut token) = (kms.pins.keys(), kms.token.clone());
-        assert_eq!(compare(&rows, &mut token), Ok(vec![]));
-        token.token().is_gone = true;
-        assert!(compare(&rows, &mut token).expect_err("no answer").is_lost());
-        token.token().is_gone = false;
-        let key = token.token().keys.remove(&rows[0].object);
-        assert_eq!(compare(&rows, &mut token), Ok(vec![(rows[0].clone(), Difference::Missing)]));
-        let (other, _) = token.generate("another", KeyKind::P256).expect("generated");
-        assert_eq!(other, rows[0].object, "the same place, the same key in this token");
-        assert_eq!(compare(&rows, &mut token), Ok(vec![]));
-        let (second, _) = token.generate("another", KeyKind::P256).expect("generated");
-        let another = token.token().keys[&second].clone();
-        token.token().keys.insert(rows[0].object, another);
-        assert_eq!(compare(&rows, &mut token), Ok(vec![(rows[0].clone(), Difference::Other)]));
-        assert!(key.is_some());
-        let destroyed = KeyRow { state: KeyState::Destroyed, ..rows[0].clone() };
-        assert_eq!(compare(&[destroyed], &mut token), Ok(vec![]));
-    }
 }

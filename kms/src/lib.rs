@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod moment;
 pub mod pin;
 pub mod pins;
+mod presence;
 mod recent;
 pub mod reload;
 pub mod restore;

@@ -29,6 +29,7 @@ use crate::device_log::DeviceLog;
 use crate::duty::AHEAD;
 use crate::epoch::{self, EpochError};
 use crate::pins::{KeyState, Pins};
+use crate::presence::{self, Difference};
 use crate::store::{self, Batch, DirectoryLock, FILE, Identity, KeyRow, Store, StoreError, Writer};
 use crate::whole_file;
 
@@ -285,17 +286,19 @@ fn named(row: &KeyRow) -> String {
 
 /// Whether the tokens hold all keys that can sign.
 async fn check_keys(devices: &Devices, rows: &[KeyRow]) -> Result<(), RestoreError> {
-    let mut wrong = Vec::new();
-    for row in rows.iter().filter(|row| matches!(row.state, KeyState::Active | KeyState::Suspended)) {
-        let (what, device, object) = (named(row), &row.device, row.object);
-        let found = devices.get(device)?.run(move |device| device.public_key(object)).await?;
-        match found {
-            Some(key) if key == *row.public_key.public_key() => {}
-            Some(_) => wrong.push(format!("`{device}` has another key in the place of {what}")),
-            None => wrong.push(format!("`{device}` does not hold {what}")),
+    let can_sign = |row: &&KeyRow| matches!(row.state, KeyState::Active | KeyState::Suspended);
+    let rows: Vec<KeyRow> = rows.iter().filter(can_sign).cloned().collect();
+    let wrong = |(row, difference): (KeyRow, Difference)| match difference {
+        Difference::Missing => format!("`{}` does not hold {}", row.device, named(&row)),
+        Difference::Other => format!("`{}` has another key in the place of {}", row.device, named(&row)),
+        Difference::NoDevice => {
+            format!("the configuration has no `{}`, which holds {}", row.device, named(&row))
         }
+    };
+    match presence::differences(devices, &rows).await?.into_iter().map(wrong).collect::<Vec<_>>() {
+        wrong if wrong.is_empty() => Ok(()),
+        wrong => Err(RestoreError::Keys(wrong)),
     }
-    if wrong.is_empty() { Ok(()) } else { Err(RestoreError::Keys(wrong)) }
 }
 
 /// Has each key that is in use sign a digest that stands for nothing else; the signatures are verified and not kept.
