@@ -5,7 +5,7 @@
 //! such a one is passed over once if the token reports no failed login and the PIN file is still the one with which the
 //! last login was right.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -195,10 +195,7 @@ impl PinSource {
     fn forget(&self) -> Result<(), PinError> {
         let mark = self.mark();
         let failed = |source| PinError::Mark { path: mark.clone(), source };
-        match std::fs::remove_file(&mark) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
-            _ => File::open(&self.marks).and_then(|directory| directory.sync_all()).map_err(failed),
-        }
+        whole_file::remove(&mark).and_then(|()| whole_file::sync_directory(&self.marks)).map_err(failed)
     }
 
     fn mark(&self) -> PathBuf {
@@ -210,7 +207,8 @@ impl PinSource {
     }
 
     fn put(&self, path: &Path, text: &str) -> Result<(), PinError> {
-        whole_file::replace(path, text).map_err(|source| PinError::Mark { path: path.to_owned(), source })
+        whole_file::replace(path, text.as_bytes())
+            .map_err(|source| PinError::Mark { path: path.to_owned(), source })
     }
 
     /// The PIN, and by what its file is known again: nothing of its content.

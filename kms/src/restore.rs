@@ -1,14 +1,14 @@
 //! `assent-kms backup` and `restore`: a copy of the database, and the way back onto a token that holds its keys.
 //!
 //! A backup holds no private key in the plain. Those of a device with a wrap key are in it, wrapped by that device; all others
-//! are copied by the makers' means. It is put back like this,
-//! beside the state directory's own file, which is there only when all of it is done:
+//! are copied by the makers' means. It is put back like this, and the state directory has a file only when all of it is done:
 //!
 //! ```text
 //! copy ─▶ audit log verified ─▶ keys on the token, each tried ─▶ fence ─▶ epoch past the token's ─▶ in its place
 //! ```
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -129,8 +129,7 @@ pub fn back_up(config: &Config, out: &Path, wrapped: &[WrappedKey]) -> Result<Ba
     Store::copy(&config.state_directory, &database)?;
     if !wrapped.is_empty() {
         let path = out.join(WRAPPED_FILE);
-        let text = String::from_utf8_lossy(&json::write(&wrapped)).into_owned();
-        whole_file::replace(&path, &text).map_err(failed(&path))?;
+        whole_file::replace(&path, &json::write(&wrapped)).map_err(failed(&path))?;
     }
     let head = Store::open_reader(out)?.head()?;
     Ok(BackedUp { database, entries: head.number, head: head.digest, wrapped: wrapped.len() })
@@ -190,10 +189,10 @@ pub async fn restore(config: &Config, from: &Path) -> Result<Restored, RestoreEr
     }
 
     let ready = directory.join(format!("{FILE}.new"));
-    remove(&ready)?;
+    whole_file::remove(&ready).map_err(failed(&ready))?;
     Store::copy(&staging, &ready)?;
     fs::rename(&ready, &place).map_err(failed(&place))?;
-    fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed(directory))?;
+    whole_file::sync_directory(directory).map_err(failed(directory))?;
     // What is left of it is removed by the next one at the latest.
     let _ = fs::remove_dir_all(&staging);
     Ok(Restored { epoch, last_entry: last.at(), fence, imported, tried, suspended })
@@ -208,22 +207,16 @@ fn stage(directory: &Path, from: &Path) -> Result<PathBuf, RestoreError> {
     store::make_directory(&staging)?;
     for name in [FILE.to_owned(), format!("{FILE}-wal")] {
         let path = from.join(&name);
-        match fs::read(&path).and_then(|bytes| fs::write(staging.join(&name), bytes)) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && name != FILE => {}
+        let copy = |mut from: File| io::copy(&mut from, &mut File::create(staging.join(&name))?).map(drop);
+        match File::open(&path).and_then(copy) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && name != FILE => {}
             copied => copied.map_err(failed(&path))?,
         }
     }
     Ok(staging)
 }
 
-fn remove(path: &Path) -> Result<(), RestoreError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed(path)(error)),
-        _ => Ok(()),
-    }
-}
-
-fn failed(path: &Path) -> impl FnOnce(std::io::Error) -> RestoreError {
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> RestoreError {
     let path = path.to_owned();
     move |error| RestoreError::File { path, why: error.to_string() }
 }
@@ -232,8 +225,8 @@ fn failed(path: &Path) -> impl FnOnce(std::io::Error) -> RestoreError {
 fn wrapped_keys(from: &Path) -> Result<Vec<WrappedKey>, RestoreError> {
     let path = from.join(WRAPPED_FILE);
     match fs::read(&path) {
-        Ok(bytes) => json::read(&bytes).map_err(std::io::Error::other).map_err(failed(&path)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Ok(bytes) => json::read(&bytes).map_err(io::Error::other).map_err(failed(&path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(failed(&path)(error)),
     }
 }

@@ -29,7 +29,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<EpochMark>, DeviceError> {
 /// # Errors
 /// [`DeviceError::Setup`]
 pub(super) fn put(path: &Path, mark: EpochMark) -> Result<(), DeviceError> {
-    whole_file::replace(path, &write_mark(mark)).map_err(|error| unusable(path, &error))
+    whole_file::replace(path, write_mark(mark).as_bytes()).map_err(|error| unusable(path, &error))
 }
 
 fn unusable(path: &Path, why: &dyn std::fmt::Display) -> DeviceError {

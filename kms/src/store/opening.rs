@@ -1,6 +1,6 @@
 //! How the file is made, opened and copied.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use super::{
     Batch, CACHE_KIB, CHECKPOINT_PAGES, FILE, Head, LOCK_PATIENCE_MS, STATEMENTS, Store, StoreError, sql,
 };
 use crate::audit::Entry;
+use crate::whole_file;
 
 impl Store {
     /// Makes the file, whole or not at all, with a new instance and the first entry of its log.
@@ -29,10 +30,7 @@ impl Store {
             |error: std::io::Error| StoreError::Failed { path: path.clone(), why: error.to_string() };
         let new = directory.join("kms.sqlite.new");
         for leftover in [new.clone(), directory.join("kms.sqlite.new-journal")] {
-            match std::fs::remove_file(leftover) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
-                _ => {}
-            }
+            whole_file::remove(&leftover).map_err(failed)?;
         }
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).map_err(failed)?;
         let mut instance = [0; 16];
@@ -51,7 +49,7 @@ impl Store {
         store.sql(transaction.commit())?;
         store.connection.close().map_err(|(_, error)| StoreError::sqlite(&path, error))?;
         std::fs::rename(&new, &path).map_err(failed)?;
-        File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
+        whole_file::sync_directory(directory).map_err(failed)
     }
 
     /// Opens the file for writing. The caller holds the [`DirectoryLock`].
@@ -95,9 +93,7 @@ impl Store {
         let name = path.to_str().ok_or_else(|| failed(std::io::Error::other("its name is not UTF-8")))?;
         store.sql(store.connection.execute(sql::COPY, [name]))?;
         file.sync_all().map_err(failed)?;
-        File::open(path.parent().unwrap_or(Path::new(".")))
-            .and_then(|parent| parent.sync_all())
-            .map_err(failed)
+        whole_file::sync_directory(path.parent().unwrap_or(Path::new("."))).map_err(failed)
     }
 
     pub(super) fn open_with(directory: &Path, flags: OpenFlags) -> Result<Store, StoreError> {
