@@ -32,6 +32,7 @@ pub mod sockets;
 pub mod store;
 mod tally;
 pub mod tls_socket;
+mod trial;
 mod whole_file;
 
 #[cfg(test)]

@@ -13,9 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use assent_consensus::digest::{Digest, Tuple};
-use assent_consensus::encoding::Bytes;
 use assent_consensus::json::{self, Integer};
-use assent_consensus::operational_key::MessageDigest;
 use assent_consensus::time::UnixMillis;
 use serde::Serialize;
 
@@ -31,6 +29,7 @@ use crate::epoch::{self, EpochError};
 use crate::pins::{KeyState, Pins};
 use crate::presence::{self, Difference};
 use crate::store::{self, Batch, DirectoryLock, FILE, Identity, KeyRow, Store, StoreError, Writer};
+use crate::trial::Trial;
 use crate::whole_file;
 
 /// Where a database is made ready, in the state directory.
@@ -294,7 +293,7 @@ async fn check_keys(devices: &Devices, rows: &[KeyRow]) -> Result<(), RestoreErr
     }
 }
 
-/// Has each key that is in use sign a digest that stands for nothing else; the signatures are verified and not kept.
+/// Tries each key that is in use.
 async fn try_keys(
     devices: &Devices,
     writer: &Writer,
@@ -305,18 +304,16 @@ async fn try_keys(
 ) -> Result<Vec<String>, RestoreError> {
     let mut tried = Vec::new();
     for row in pins.keys().into_iter().filter(|row| row.state == KeyState::Active) {
-        let key = LoggedKey::new(&row.name, row.version);
+        let logged = LoggedKey::new(&row.name, row.version);
         let digest = Tuple::new("assent-restore-v1")
             .bytes(&identity.instance)
             .bytes(row.object.as_bytes())
             .bytes(row.public_key.thumbprint().as_bytes())
             .hash();
-        let object = Bytes(row.object.as_bytes().to_vec());
-        let entry = Entry::KeyTried { at, by, key, device: row.device.clone(), object, digest };
-        writer.write(move |batch| batch.append(&entry).map(drop)).await?;
-        let pool = devices.get(&row.device)?;
-        pool.sign(row.object, row.public_key.clone(), MessageDigest::Sha256(digest)).await?;
         tried.push(named(&row));
+        let pool = devices.get(&row.device)?;
+        let trial = Trial { logged, device: row.device, object: row.object, key: row.public_key, digest, by };
+        trial.run(pool, writer, at).await??;
     }
     Ok(tried)
 }

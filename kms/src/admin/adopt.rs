@@ -5,7 +5,7 @@ use assent_consensus::digest::Tuple;
 use assent_consensus::encoding::Bytes;
 use assent_consensus::message::KeyVersion;
 use assent_consensus::name::Name;
-use assent_consensus::operational_key::{Algorithm, KeyKind, MessageDigest, VerificationKey};
+use assent_consensus::operational_key::{Algorithm, KeyKind, VerificationKey};
 
 use super::act::{Admin, AdminError, by};
 use crate::audit::{Entry, LoggedKey};
@@ -14,6 +14,7 @@ use crate::life::{Limited, Limits};
 use crate::signing::KeyName;
 use crate::sockets::Peer;
 use crate::store::{KeyRow, NewKey};
+use crate::trial::Trial;
 
 impl Admin {
     /// Takes over a key pair of a device, the first one of the configuration if none is named, as the first version of an
@@ -62,23 +63,20 @@ impl Admin {
 
         let (version, at, by) = (KeyVersion::first(), (self.clock)(), by(peer));
         let logged = LoggedKey::new(&name, version);
-        let object_bytes = Bytes(object.as_bytes().to_vec());
         let tried = Tuple::new("assent-adopt-v1")
             .text(device.as_str())
             .bytes(object.as_bytes())
             .bytes(key.thumbprint().as_bytes());
-        let digest = tried.hash();
-        let entry = Entry::KeyTried {
-            at,
-            by,
-            key: logged.clone(),
+        let trial = Trial {
+            logged: logged.clone(),
             device: device.clone(),
-            object: object_bytes.clone(),
-            digest,
+            object,
+            key: key.clone(),
+            digest: tried.hash(),
+            by,
         };
-        self.writer.write(move |batch| batch.append(&entry).map(drop)).await?;
-        match pool.sign(object, key.clone(), MessageDigest::Sha256(digest)).await {
-            Ok(_) => {}
+        match trial.run(pool, &self.writer, at).await? {
+            Ok(()) => {}
             Err(DeviceError::WrongSignature) => return Err(AdminError::Halves(object)),
             Err(error) => return Err(error.into()),
         }
@@ -89,7 +87,7 @@ impl Admin {
             by,
             key: logged,
             device: device.clone(),
-            object: object_bytes,
+            object: Bytes(object.as_bytes().to_vec()),
             alg: algorithm,
             public_key,
             doubts: doubts.iter().map(|doubt| (*doubt).to_owned()).collect(),
