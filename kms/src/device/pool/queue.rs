@@ -104,6 +104,15 @@ struct Running {
     fail: Arc<Fail>,
     span: Span,
     has_session: bool,
+    /// It is asking for a session, and may get the last one.
+    is_connecting: bool,
+}
+
+impl State {
+    /// Whether a worker has a session, or may be about to: work is left to that one by those who get none.
+    fn may_be_served(&self) -> bool {
+        self.connected > 0 || self.running.values().any(|running| running.is_connecting)
+    }
 }
 
 /// No new session before a moment, because the last try failed.
@@ -264,7 +273,7 @@ impl Worker {
             let now = Instant::now();
             // Without a session, and without a chance for one, work is left to those who have one.
             let pause = state.pause.as_ref().filter(|pause| self.device.is_none() && now < pause.until);
-            let pause = pause.map(|pause| pause.until - now).filter(|_| state.connected > 0);
+            let pause = pause.map(|pause| pause.until - now).filter(|_| state.may_be_served());
             if pause.is_none()
                 && let Some(job) = state.jobs.pop_front()
             {
@@ -290,6 +299,7 @@ impl Worker {
             fail: job.fail.clone(),
             span: job.span.clone(),
             has_session: self.device.is_some(),
+            is_connecting: false,
         };
         let is_soonest = state.running.values().all(|other| running.until < other.until);
         state.running.insert(self.number, running);
@@ -335,22 +345,27 @@ impl Worker {
     }
 
     fn connect(&self) -> Connected {
-        if let Some(pause) = &self.queue.state().pause
+        let mut state = self.queue.state();
+        if let Some(pause) = &state.pause
             && Instant::now() < pause.until
         {
             return Connected::No(pause.why.clone());
         }
+        let Some(running) = state.running.get_mut(&self.number) else { return Connected::GivenUp };
+        running.is_connecting = true;
+        drop(state);
         let connected = self.queue.driver().and_then(|driver| driver.connect());
         let mut state = self.queue.state();
         let Some(running) = state.running.get_mut(&self.number) else { return Connected::GivenUp };
+        running.is_connecting = false;
+        // Those who wait for the end of a pause, or left their work to this one, look again.
+        self.queue.bell.notify_all();
         match connected {
             Ok(device) => {
                 running.has_session = true;
                 running.until = Instant::now() + running.limit;
                 state.connected += 1;
                 state.pause = None;
-                // Those who waited for the end of the pause may try now.
-                self.queue.bell.notify_all();
                 Connected::Yes(device)
             }
             Err(why) => {
@@ -369,7 +384,7 @@ impl Worker {
         if state.running.remove(&self.number).is_none() {
             return false;
         }
-        if state.connected > 0 {
+        if state.may_be_served() {
             state.jobs.push_front(job);
             drop(state);
             self.queue.bell.notify_all();
