@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bundle::{ActionOutput, Bundle, TransitionPair};
 use crate::digest::Digest;
+use crate::encoding::Bytes;
 use crate::header::{EventProof, Finality, TrustedHeader};
 use crate::jws::Jws;
 use crate::message::CountedMessage;
@@ -53,6 +54,9 @@ pub enum Duty {
     Action {
         /// The proof of the approval, without a result.
         bundle: Box<Bundle>,
+        /// The exact document that the subject names by digest, if the action needs it: that of a new policy.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        document: Option<Bytes>,
         /// The `action-due` on the process ledger.
         due: EventProof,
     },

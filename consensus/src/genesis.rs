@@ -432,10 +432,11 @@ impl Genesis {
         }
     }
 
-    /// Whether `contract` may decide on `subject`: its policy lists the kind, and it governs what is acted on.
-    pub fn may_decide(&self, contract: &Name, subject: &Subject) -> bool {
-        let governs = subject.target() == Target::Nothing || self.governor(subject) == Some(contract);
-        governs && self.contract(contract).is_some_and(|contract| contract.policy.decides(subject.kind()))
+    /// Whether a contract may decide on `subject` under this policy of its own: the policy lists the kind, and the contract
+    /// governs what is acted on.
+    pub fn may_decide(&self, policy: &Policy, subject: &Subject) -> bool {
+        let governs = subject.target() == Target::Nothing || self.governor(subject) == Some(policy.name());
+        governs && policy.decides(subject.kind())
     }
 
     /// The role of a key (invariant I13).

@@ -17,6 +17,7 @@ pub mod message;
 pub mod name;
 pub mod operational_key;
 pub mod policy;
+pub mod policy_change;
 pub mod process;
 pub mod standing;
 pub mod subject;

@@ -1,15 +1,17 @@
-//! What is in force in a deployment: genesis, and the key transitions that were approved since.
+//! What is in force in a deployment: genesis, and the key transitions and policies that were approved since.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::digest::Digest;
 use crate::genesis::{ContractEntry, Genesis, KeyEntry, Role};
 use crate::jwk::{PublicKey, Thumbprint};
 use crate::message::{KeyTransition, KeyVersion, TransitionReason};
 use crate::name::Name;
 use crate::operational_key::VerificationKey;
-use crate::time::UnixMillis;
+use crate::policy::Policy;
+use crate::time::{Millis, UnixMillis};
 
 /// A key by its name in the deployment.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,14 +31,32 @@ impl fmt::Display for KeyName {
     }
 }
 
-/// The transitions of each key since genesis, in order of version: the first one leads to version 2.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Successions(BTreeMap<KeyName, Vec<KeyTransition>>);
+/// A policy that an approved `change-policy` has put in the place of the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AdoptedPolicy {
+    /// The digest of its document.
+    pub digest: Digest,
+    /// The moment from which it may be in force.
+    pub earliest: UnixMillis,
+    /// The moment from which the one before it is not. The same, where the statement of the change is known; who knows of
+    /// the approval alone knows that it was carried out between the decision and the end of `act_within`.
+    pub latest: UnixMillis,
+}
+
+/// What followed genesis: the transitions of each key, in order of version (the first one leads to version 2), and the
+/// policies of each contract, in order.
+#[derive(Clone, Debug, Default)]
+pub struct Successions {
+    keys: BTreeMap<KeyName, Vec<KeyTransition>>,
+    policies: BTreeMap<Name, Vec<AdoptedPolicy>>,
+    /// The documents that are known, by digest.
+    documents: BTreeMap<Digest, Arc<Policy>>,
+}
 
 impl Successions {
-    /// Those of one key.
+    /// The transitions of one key.
     pub fn of(&self, key: &KeyName) -> &[KeyTransition] {
-        self.0.get(key).map_or(&[], Vec::as_slice)
+        self.keys.get(key).map_or(&[], Vec::as_slice)
     }
 
     /// The one that leads from this version of a key to the next.
@@ -46,7 +66,17 @@ impl Successions {
 
     /// Adds the next transition of a key, which [`crate::transition::verify`] has verified to be that.
     pub fn add(&mut self, key: KeyName, transition: KeyTransition) {
-        self.0.entry(key).or_default().push(transition);
+        self.keys.entry(key).or_default().push(transition);
+    }
+
+    /// Adds the next policy of a contract, which [`crate::policy_change`] has found to be that.
+    pub fn adopt(&mut self, contract: Name, policy: AdoptedPolicy) {
+        self.policies.entry(contract).or_default().push(policy);
+    }
+
+    /// Adds the document of an adopted policy, which [`crate::policy_change::check_document`] has checked.
+    pub fn learn(&mut self, document: Arc<Policy>) {
+        self.documents.insert(document.digest(), document);
     }
 }
 
@@ -71,6 +101,66 @@ impl<'g> Standing<'g> {
     /// The transitions of a key.
     pub fn transitions(&self, key: &KeyName) -> &[KeyTransition] {
         self.successions.of(key)
+    }
+
+    /// The policies that followed a contract's policy of genesis, in order.
+    pub fn policies(&self, contract: &Name) -> &[AdoptedPolicy] {
+        self.successions.policies.get(contract).map_or(&[], Vec::as_slice)
+    }
+
+    /// The digest of a contract's policy that is in force at a moment, as far as that is known.
+    pub fn policy_at(&self, contract: &ContractEntry, moment: UnixMillis) -> Digest {
+        let adopted = self.policies(&contract.name).iter().rfind(|adopted| adopted.latest <= moment);
+        adopted.map_or_else(|| contract.policy.digest(), |adopted| adopted.digest)
+    }
+
+    /// The digest of a contract's last policy.
+    pub fn last_policy(&self, contract: &ContractEntry) -> Digest {
+        self.policies(&contract.name).last().map_or_else(|| contract.policy.digest(), |last| last.digest)
+    }
+
+    /// Whether a contract's policy may have been in force at a moment.
+    pub fn may_be_in_force(&self, contract: &ContractEntry, policy: &Digest, moment: UnixMillis) -> bool {
+        let adopted = self.policies(&contract.name);
+        let is_over = |next: usize| adopted.get(next).is_some_and(|next| next.latest <= moment);
+        let later = adopted.iter().zip(1..);
+        let is_it = |adopted: &AdoptedPolicy| adopted.digest == *policy && adopted.earliest <= moment;
+        (contract.policy.digest() == *policy && !is_over(0))
+            || later.into_iter().any(|(adopted, next)| is_it(adopted) && !is_over(next))
+    }
+
+    /// The document of one of a contract's policies; nothing if it is not known.
+    pub fn policy<'s>(&'s self, contract: &'s ContractEntry, digest: &Digest) -> Option<&'s Arc<Policy>> {
+        if contract.policy.digest() == *digest {
+            return Some(&contract.policy);
+        }
+        let is_its = self.policies(&contract.name).iter().any(|adopted| adopted.digest == *digest);
+        self.successions.documents.get(digest).filter(|_| is_its)
+    }
+
+    /// The longest duration that a contract's policies say, of those that are known and that were in force by a moment.
+    pub fn longest(
+        &self,
+        contract: &ContractEntry,
+        by: UnixMillis,
+        duration: impl Fn(&Policy) -> Millis,
+    ) -> Millis {
+        let adopted = self.policies(&contract.name).iter().filter(|adopted| adopted.latest <= by);
+        let known = adopted.filter_map(|adopted| self.successions.documents.get(&adopted.digest));
+        known.map(|policy| duration(policy)).fold(duration(&contract.policy), Ord::max)
+    }
+
+    /// Puts a contract's next policy into force, which [`crate::policy_change`] has found to be that.
+    pub fn adopt(&mut self, contract: Name, policy: AdoptedPolicy) {
+        Arc::make_mut(&mut self.successions).adopt(contract, policy);
+    }
+
+    /// The same, with the document of an adopted policy, which [`crate::policy_change::check_document`] has checked.
+    #[must_use]
+    pub fn with_document(&self, document: Arc<Policy>) -> Standing<'g> {
+        let mut successions = self.successions.clone();
+        Arc::make_mut(&mut successions).learn(document);
+        Standing { genesis: self.genesis, successions }
     }
 
     /// Puts the next transition of a key into force, which [`crate::transition::verify`] has verified to be that.
@@ -103,13 +193,20 @@ impl<'g> Standing<'g> {
     pub fn role(&self, key: &Thumbprint) -> Option<Role> {
         let later = || {
             let is_it = |transition: &KeyTransition| transition.to.thumbprint() == *key;
-            let found = self.successions.0.iter().find(|(_, transitions)| transitions.iter().any(is_it));
+            let found = self.successions.keys.iter().find(|(_, transitions)| transitions.iter().any(is_it));
             found.map(|(name, _)| match name {
                 KeyName::Contract(_) => Role::Contract,
                 KeyName::Operational(_) => Role::Operational,
             })
         };
-        self.genesis.role(key).or_else(later)
+        let votes = || self.is_voter(key).then_some(Role::Voter);
+        self.genesis.role(key).or_else(later).or_else(votes)
+    }
+
+    /// Whether a key is a voter's, by any policy that is known.
+    pub fn is_voter(&self, key: &Thumbprint) -> bool {
+        let of_genesis = self.genesis.contracts().iter().map(|contract| &contract.policy);
+        of_genesis.chain(self.successions.documents.values()).any(|policy| policy.voter_by_key(key).is_some())
     }
 
     /// The last version of a key and its thumbprint; nothing if genesis has no such key.

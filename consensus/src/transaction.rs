@@ -4,12 +4,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::bundle::{ActionOutput, TransitionPair};
 use crate::digest::Digest;
+use crate::encoding::Bytes;
 use crate::header::Inclusion;
 use crate::json::{self, JsonError};
 use crate::jws::{Jws, JwsError, MESSAGE_LIMIT};
+use crate::policy::DOCUMENT_LIMIT;
 
 /// The largest attachment, in bytes.
 pub const ATTACHMENT_LIMIT: usize = 4 * 1024 * 1024;
+
+/// The largest carrier, in bytes.
+const CARRIER_LIMIT: usize = 4 * MESSAGE_LIMIT + 2 * DOCUMENT_LIMIT;
 
 /// A transaction whose form is right, with its exact bytes.
 #[derive(Clone, Debug)]
@@ -69,10 +74,13 @@ pub enum Carrier {
         /// The KMS's audit head after those signatures.
         audit: Digest,
     },
-    /// To the process ledger: the statement of what an approved `destroy-key` changed.
+    /// To the process ledger: the statement of what an approved `destroy-key` or `change-policy` changed.
     Change {
         /// The message.
         change: Jws,
+        /// The exact document of the policy that it puts into force.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        document: Option<Bytes>,
         /// The KMS's audit head after its signature.
         audit: Digest,
     },
@@ -80,6 +88,15 @@ pub enum Carrier {
     RelayedTransition {
         /// The two messages.
         transition: TransitionPair,
+        /// The event and its proof.
+        inclusion: Inclusion,
+    },
+    /// To the consensus ledger: a policy, by the `changed` event of the process ledger.
+    RelayedChange {
+        /// The governing contract's statement.
+        change: Jws,
+        /// The exact document of the policy.
+        document: Bytes,
         /// The event and its proof.
         inclusion: Inclusion,
     },
@@ -103,7 +120,10 @@ impl Carrier {
             | Carrier::Transition { audit, .. }
             | Carrier::Change { audit, .. }
             | Carrier::Result { audit, .. } => Some(*audit),
-            Carrier::Call { .. } | Carrier::Answer { .. } | Carrier::RelayedTransition { .. } => None,
+            Carrier::Call { .. }
+            | Carrier::Answer { .. }
+            | Carrier::RelayedTransition { .. }
+            | Carrier::RelayedChange { .. } => None,
         }
     }
 }
@@ -137,9 +157,9 @@ impl Transaction {
         let (content, limit) = if bytes.starts_with(b"eyJ") {
             (Content::Message(Jws::parse(&bytes)?), MESSAGE_LIMIT)
         } else if bytes.starts_with(b"{\"carrier\":") {
-            // A carrier's size is bounded before it is parsed: it holds a message and paths at most.
-            check_size(bytes.len(), 4 * MESSAGE_LIMIT)?;
-            (Content::Carrier(Box::new(json::read(&bytes)?)), 4 * MESSAGE_LIMIT)
+            // A carrier's size is bounded before it is parsed: it holds a message, a document and paths at most.
+            check_size(bytes.len(), CARRIER_LIMIT)?;
+            (Content::Carrier(Box::new(json::read(&bytes)?)), CARRIER_LIMIT)
         } else {
             (Content::Attachment, ATTACHMENT_LIMIT)
         };

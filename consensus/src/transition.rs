@@ -13,6 +13,7 @@ use crate::jws::{JwsError, Signed, Verified};
 use crate::message::{KeyTransition, KeyVersion, TransitionReason};
 use crate::name::Name;
 use crate::operational_key::Algorithm;
+use crate::policy::Policy;
 use crate::standing::{KeyName, Standing, compromised_at};
 use crate::subject::Subject;
 use crate::time::UnixMillis;
@@ -277,7 +278,7 @@ pub fn earliest_retirement(
         KeyName::Contract(name) => standing.genesis().contract(name),
         KeyName::Operational(_) => None,
     };
-    activates.after(contract.unwrap_or(governor).policy.deadline())
+    activates.after(standing.longest(contract.unwrap_or(governor), activates, Policy::deadline))
 }
 
 fn check_line(standing: &Standing<'_>, key: &KeyName, says: &KeyTransition) -> Result<(), TransitionError> {

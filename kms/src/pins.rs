@@ -6,6 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use assent_consensus::digest::Digest;
 use assent_consensus::duty::{TrustedChain, TrustedHeaders};
 use assent_consensus::genesis::Genesis;
 use assent_consensus::header::TrustedHeader;
@@ -13,12 +14,13 @@ use assent_consensus::jwk::Thumbprint;
 use assent_consensus::message::{KeyVersion, RequestId};
 use assent_consensus::name::Name;
 use assent_consensus::operational_key::VerificationKey;
-use assent_consensus::standing::Successions;
+use assent_consensus::policy::Policy;
+use assent_consensus::standing::{AdoptedPolicy, Successions};
 use assent_consensus::time::UnixMillis;
 
 use crate::life;
 use crate::signing::{KeyName, SigningError};
-use crate::store::{KeyRow, Store, StoreError};
+use crate::store::{KeyRow, PolicyRow, Store, StoreError};
 
 /// The state of a key version, in the words of NIST SP 800-57 Part 1 section 7.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +126,10 @@ struct State {
     fence: Option<UnixMillis>,
     trusted: BTreeMap<Name, Trusted>,
     successions: Arc<Successions>,
+    /// Policies whose change is not signed yet: from when and until when it may be.
+    awaited: BTreeMap<Name, (UnixMillis, UnixMillis)>,
+    /// The documents of policies that were read before, by digest.
+    documents: BTreeMap<Digest, Arc<Policy>>,
 }
 
 impl State {
@@ -173,7 +179,9 @@ impl Pins {
             (_, None) => None,
         };
         let (keys, suspended, released) = (store.keys()?, store.suspended_voters()?, store.released()?);
-        let (trusted, successions) = (store.trusted()?, Arc::new(store.successions()?));
+        let (trusted, mut successions) = (store.trusted()?, store.successions()?);
+        let mut documents = self.read().documents.clone();
+        let awaited = adopt(store, &mut successions, &mut documents)?;
         let fence = store.fence()?;
         let mut state = self.write();
         state.genesis = genesis;
@@ -186,7 +194,8 @@ impl Pins {
         state.suspended = suspended.into_iter().collect();
         state.released = released.into_iter().collect();
         state.fence = fence;
-        state.successions = successions;
+        state.successions = Arc::new(successions);
+        (state.awaited, state.documents) = (awaited, documents);
         for (chain, header) in trusted {
             state.trusted.entry(chain).or_insert(Trusted { header, is_written: true });
         }
@@ -223,9 +232,15 @@ impl Pins {
         self.read().ends(row)
     }
 
-    /// The approved transitions of all keys, those alone that are signed.
+    /// The approved transitions of all keys and the approved policies of all contracts, those alone that are signed.
     pub fn successions(&self) -> Arc<Successions> {
         self.read().successions.clone()
+    }
+
+    /// Whether a contract is to go by a policy at `now` whose change is not signed yet.
+    pub fn awaits_policy(&self, contract: &Name, now: UnixMillis) -> bool {
+        let is_now = |(effective, act_by): &(UnixMillis, UnixMillis)| *effective <= now && now < *act_by;
+        self.read().awaited.get(contract).is_some_and(is_now)
     }
 
     /// One version of a key, whatever its state.
@@ -315,6 +330,35 @@ impl Pins {
     fn write(&self) -> RwLockWriteGuard<'_, State> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Adds the policies that are signed; gives those that are not yet. `documents` keeps what was read.
+fn adopt(
+    store: &Store,
+    successions: &mut Successions,
+    documents: &mut BTreeMap<Digest, Arc<Policy>>,
+) -> Result<BTreeMap<Name, (UnixMillis, UnixMillis)>, StoreError> {
+    let mut awaited = BTreeMap::new();
+    for PolicyRow { contract, says, document, act_by, is_signed } in store.policies()? {
+        let effective = says.effective;
+        if !is_signed {
+            awaited.insert(contract, (effective, act_by));
+            continue;
+        }
+        let digest = Digest::of(&document);
+        let policy = match documents.get(&digest) {
+            Some(policy) => policy.clone(),
+            None => Arc::new(Policy::parse(&document).map_err(|error| {
+                let why = format!("a policy of `{contract}` cannot be read: {error}");
+                StoreError::Damaged { path: store.path().to_owned(), why }
+            })?),
+        };
+        documents.insert(digest, policy.clone());
+        successions.learn(policy);
+        let (earliest, latest) = (effective, effective);
+        successions.adopt(contract, AdoptedPolicy { digest, earliest, latest });
+    }
+    Ok(awaited)
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@
 //!
 //! Everywhere [`Signatures`] says which signatures count.
 
+use std::sync::Arc;
+
 use super::error::{BundleError, Member};
 use super::signatures::Signatures;
 use crate::digest::Digest;
@@ -95,15 +97,16 @@ pub fn verify_start<'g, 'a>(
 
 impl<'g> Opening<'g> {
     /// Verifies that a question is what this start leads to: its step asks that contract at that attempt, the subject is
-    /// what the process derives, and the contract may decide on it.
+    /// what the process derives, and the contract may decide on it under this policy of its own.
     ///
     /// # Errors
     /// [`BundleError`]
     pub fn verify_question(
         &self,
-        genesis: &'g Genesis,
+        genesis: &Genesis,
         question: Question<'_>,
-    ) -> Result<&'g ContractEntry, BundleError> {
+        policy: &Policy,
+    ) -> Result<(), BundleError> {
         const WHAT: &str = "question";
         let process = &self.process.definition;
         same(WHAT, Member::Start, &question.start, &self.start.digest())?;
@@ -111,16 +114,16 @@ impl<'g> Opening<'g> {
         same(WHAT, Member::Definition, question.definition, &process.digest())?;
         same(WHAT, Member::Case, question.case, &self.start.case)?;
         same(WHAT, Member::Requester, &question.requester, &self.requester.key.thumbprint())?;
-        let contract = find_contract(genesis, question.contract)?;
-        let Question { step, attempt, subject, .. } = question;
+        same(WHAT, Member::Contract, question.contract, policy.name())?;
+        let Question { step, attempt, subject, contract, .. } = question;
         match process.step(step).map(|step| &step.action) {
             Some(StepAction::Ask { contract: asked, retries, .. })
-                if *asked == contract.name && (1..=u64::from(*retries) + 1).contains(&attempt.get()) => {}
+                if asked == contract && (1..=u64::from(*retries) + 1).contains(&attempt.get()) => {}
             _ => {
                 return Err(BundleError::NotAsked {
                     process: self.process.name.clone(),
                     step: step.clone(),
-                    contract: contract.name.clone(),
+                    contract: contract.clone(),
                     attempt: attempt.get(),
                 });
             }
@@ -129,16 +132,27 @@ impl<'g> Opening<'g> {
         if derived.map_err(|error| BundleError::Input(error.to_string()))? != *subject {
             return Err(BundleError::SubjectDiffers);
         }
-        if !genesis.may_decide(&contract.name, subject) {
-            let (contract, kind) = (contract.name.clone(), subject.kind());
+        if !genesis.may_decide(policy, subject) {
+            let (contract, kind) = (contract.clone(), subject.kind());
             return Err(BundleError::MayNotDecide { contract, kind });
         }
-        Ok(contract)
+        Ok(())
     }
 }
 
-/// Verifies that a contract signed a vote request with the version of its key that was in force when it opened, and what it says of contract, policy, process and times.
-/// Whether the question is justified says [`Opening::verify_question`].
+/// A vote request that was verified, and whose it is.
+#[derive(Clone, Debug)]
+pub struct Asked<'g> {
+    /// The vote request.
+    pub vote_request: Verified<VoteRequest>,
+    /// The contract that asks.
+    pub contract: &'g ContractEntry,
+    /// The policy by which it decides.
+    pub policy: Arc<Policy>,
+}
+
+/// Verifies that a contract signed a vote request with the version of its key that was in force when it opened, and what it
+/// says of contract, policy, process and times. Whether the question is justified says [`Opening::verify_question`].
 ///
 /// # Errors
 /// [`BundleError`]
@@ -146,7 +160,7 @@ pub fn verify_vote_request<'g, 'a>(
     standing: &Standing<'g>,
     vote_request: &Jws,
     signatures: impl Into<Signatures<'a>>,
-) -> Result<(Verified<VoteRequest>, &'g ContractEntry), BundleError> {
+) -> Result<Asked<'g>, BundleError> {
     const WHAT: &str = "vote request";
     let signatures = signatures.into();
     let genesis = standing.genesis();
@@ -158,14 +172,28 @@ pub fn verify_vote_request<'g, 'a>(
     same(WHAT, Member::Chain, &message.chain, &contract.chain)?;
     let transitions = standing.transitions(&KeyName::Contract(contract.name.clone()));
     same(WHAT, Member::KeyVersion, &message.key_version, &version_at(transitions, message.opened))?;
-    same(WHAT, Member::Policy, &message.policy, &contract.policy.digest())?;
-    same(WHAT, Member::Deadline, &message.deadline, &message.opened.after(contract.policy.deadline()))?;
+    let policy = policy_of(standing, contract, &message)?;
+    same(WHAT, Member::Deadline, &message.deadline, &message.opened.after(policy.deadline()))?;
     let process = find_process(genesis, &message.process)?;
     same(WHAT, Member::Definition, &message.definition, &process.definition.digest())?;
     let VoteRequest { case, requester, step, attempt, .. } = &*message;
     let id = RequestId::of(genesis.id(), &process.chain, &process.name, case, *requester, step, *attempt);
     same(WHAT, Member::Request, &message.request, &id)?;
-    Ok((message, contract))
+    Ok(Asked { vote_request: message, contract, policy })
+}
+
+/// The policy of a vote request, which must have been in force when it opened.
+fn policy_of(
+    standing: &Standing<'_>,
+    contract: &ContractEntry,
+    vote_request: &VoteRequest,
+) -> Result<Arc<Policy>, BundleError> {
+    let (digest, opened) = (&vote_request.policy, vote_request.opened);
+    if !standing.may_be_in_force(contract, digest, opened) {
+        same("vote request", Member::Policy, digest, &standing.policy_at(contract, opened))?;
+    }
+    let unknown = || BundleError::NoPolicy { contract: contract.name.clone(), policy: *digest };
+    standing.policy(contract, digest).cloned().ok_or_else(unknown)
 }
 
 /// What a request came to, counted again from its ballots.
@@ -183,19 +211,19 @@ pub struct Recount {
     pub root: BallotsRoot,
 }
 
-/// Counts every ballot of a vote request again: signatures, members, order, times.
+/// Counts every ballot of a vote request again, by its policy: signatures, members, order, times.
 ///
 /// # Errors
 /// [`BundleError`], also if one of the ballots does not count.
 pub fn recount<'a>(
     genesis: &Genesis,
+    policy: &Policy,
     vote_request: &Verified<VoteRequest>,
     ballots: &[CountedMessage],
     cancel: Option<&CountedMessage>,
     signatures: impl Into<Signatures<'a>>,
 ) -> Result<Recount, BundleError> {
     let signatures = signatures.into();
-    let policy = &find_contract(genesis, &vote_request.contract)?.policy;
     same("vote request", Member::Policy, &vote_request.policy, &policy.digest())?;
     let mut tally = Tally::new(policy, Some(&vote_request.requester), vote_request.opened);
     let mut counted = Vec::with_capacity(ballots.len());

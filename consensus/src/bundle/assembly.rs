@@ -1,11 +1,12 @@
-//! Making a bundle whole: the transitions of the keys that it relies on, and the approvals that led to them.
+//! Making a bundle whole: the transitions of the keys that it relies on, and the approvals that led to them and to the
+//! policies.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use super::error::BundleError;
 use super::{Bundle, Lineage, TransitionPair};
-use crate::contract::query::RecordedTransition;
+use crate::contract::query::{RecordedPolicy, RecordedTransition};
 use crate::jws::{Jws, Payload, Signed};
 use crate::message::{Decision, KeyVersion, RequestId, VoteRequest};
 use crate::name::Name;
@@ -22,6 +23,12 @@ pub trait Records {
     /// # Errors
     /// They cannot be read.
     fn transitions(&self, key: &KeyName) -> Result<Vec<RecordedTransition>, Self::Error>;
+
+    /// The policies that followed a contract's policy of genesis, in order.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    fn policies(&self, contract: &Name) -> Result<Vec<RecordedPolicy>, Self::Error>;
 
     /// The bundle of a decided request, without result, transitions and history.
     ///
@@ -40,12 +47,17 @@ pub fn complete<R: Records>(bundle: Bundle, records: &R) -> Result<Bundle, R::Er
     Ok(Bundle { history: history(records, open)?, ..bundle })
 }
 
-/// How a contract's key came to this version.
+/// How a contract's key came to this version, and its policy to that of a moment.
 ///
 /// # Errors
 /// As [`complete`].
-pub fn lineage<R: Records>(contract: &Name, version: KeyVersion, records: &R) -> Result<Lineage, R::Error> {
-    let mut open = Vec::new();
+pub fn lineage<R: Records>(
+    contract: &Name,
+    version: KeyVersion,
+    moment: UnixMillis,
+    records: &R,
+) -> Result<Lineage, R::Error> {
+    let mut open = policies_until(contract, moment, records)?;
     let transitions = lead_to(KeyName::Contract(contract.clone()), version, records, &mut open)?;
     Ok(Lineage { transitions, history: history(records, open)? })
 }
@@ -69,7 +81,8 @@ fn with_transitions<R: Records>(
     records: &R,
     approved_by: &mut Vec<RequestId>,
 ) -> Result<Bundle, R::Error> {
-    let VoteRequest { contract, key_version, .. } = payload("vote request", &bundle.vote_request)?;
+    let VoteRequest { contract, key_version, opened, .. } = payload("vote request", &bundle.vote_request)?;
+    approved_by.extend(policies_until(&contract, opened, records)?);
     let contract_transitions = lead_to(KeyName::Contract(contract), key_version, records, approved_by)?;
     let key_transitions = match &bundle.result {
         Some(result) => {
@@ -95,6 +108,17 @@ fn lead_to<R: Records>(
         recorded.take_while(|recorded| recorded.says.version <= version).collect();
     approved_by.extend(used.iter().map(|recorded| recorded.request));
     Ok(used.into_iter().map(|recorded| recorded.pair).collect())
+}
+
+/// The requests that approved the policies of a contract up to the one that was in force at a moment.
+fn policies_until<R: Records>(
+    contract: &Name,
+    moment: UnixMillis,
+    records: &R,
+) -> Result<Vec<RequestId>, R::Error> {
+    let recorded = records.policies(contract)?.into_iter();
+    let until = recorded.take_while(|recorded| recorded.says.effective <= moment);
+    Ok(until.map(|recorded| recorded.request).collect())
 }
 
 fn payload<P: Payload + Clone>(what: &'static str, jws: &Jws) -> Result<P, BundleError> {

@@ -7,6 +7,7 @@ use crate::jws::JwsError;
 use crate::message::{BallotsRoot, KeyVersion};
 use crate::name::Name;
 use crate::policy::BallotRefusal;
+use crate::policy_change::PolicyChangeError;
 use crate::standing::KeyName;
 use crate::subject::SubjectKind;
 use crate::transition::TransitionError;
@@ -155,6 +156,14 @@ pub enum BundleError {
         /// Which version.
         version: KeyVersion,
     },
+    /// A policy whose document is not there.
+    #[error("the document of the policy `{policy}` of `{contract}` is not there")]
+    NoPolicy {
+        /// Whose.
+        contract: Name,
+        /// The policy.
+        policy: Digest,
+    },
     /// Other transitions than those that lead to the version that was used.
     #[error("the transitions are not those that lead from genesis to version {version} of {key}")]
     Transitions {
@@ -166,6 +175,9 @@ pub enum BundleError {
     /// A transition that is not the next one of its key, or not what was approved.
     #[error(transparent)]
     Transition(#[from] TransitionError),
+    /// A policy that may not follow the one before it.
+    #[error(transparent)]
+    PolicyChange(#[from] PolicyChangeError),
     /// An approved change of the history proves nothing.
     #[error("change {place} of the history: {source}")]
     History {
@@ -182,10 +194,28 @@ pub enum BundleError {
     Unapproved(Digest),
     /// A change that leads to nothing on which this request relies.
     #[error("{0} is not used by this request")]
-    Unused(KeyName),
+    Unused(Thing),
     /// Something newer than this.
     #[error("an approved `{0}` cannot be verified by this version")]
     Changes(SubjectKind),
+}
+
+/// What a change of the history leads to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Thing {
+    /// A key, in a later version.
+    Key(KeyName),
+    /// A policy of a contract.
+    Policy(Name, Digest),
+}
+
+impl std::fmt::Display for Thing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Thing::Key(key) => key.fmt(f),
+            Thing::Policy(contract, digest) => write!(f, "the policy `{digest}` of `{contract}`"),
+        }
+    }
 }
 
 /// A member of a message, to say what differs.
@@ -242,8 +272,10 @@ impl BundleError {
             BundleError::Result(_) => "bad-signature",
             BundleError::NoVersion { .. } => "other-key-version",
             BundleError::Compromised { .. } => "key-compromised",
+            BundleError::NoPolicy { .. } => "unknown-policy",
             BundleError::Transitions { .. } => "other-transitions",
             BundleError::Transition(source) => source.reason(),
+            BundleError::PolicyChange(source) => source.reason(),
             BundleError::History { source, .. } => source.reason(),
             BundleError::NoChange(_) => "no-change",
             BundleError::Unapproved(_) => "unapproved-transition",

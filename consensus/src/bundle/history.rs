@@ -1,38 +1,50 @@
 //! From genesis to what a bundle relies on: each change of its history is the bundle of an approval, and puts the key
-//! transition that it approved into force for all that come after it.
+//! transition or the policy that it approved into force for all that come after it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::approval::read;
-use super::error::BundleError;
+use super::error::{BundleError, Thing};
 use super::signatures::Signatures;
-use super::verify::verify_under;
+use super::verify::{Act, verify_under};
 use super::{Bundle, TransitionPair};
 use crate::digest::Digest;
 use crate::genesis::Genesis;
 use crate::jws::Signed;
 use crate::message::KeyTransition;
-use crate::standing::{KeyName, Standing, Successions};
-use crate::subject::SubjectKind;
+use crate::name::Name;
+use crate::policy_change;
+use crate::standing::{AdoptedPolicy, KeyName, Standing, Successions};
 use crate::time::UnixMillis;
 use crate::transition;
 
 /// Transitions by the decision that approved them, as the bundles show them.
 type Shown<'b> = BTreeMap<Digest, &'b TransitionPair>;
 
-/// What is in force by a history; `relied_on` are the transitions of the keys for whose sake it is looked at.
+/// For whose sake a history is looked at.
+#[derive(Clone, Copy)]
+pub(super) struct Relied<'b> {
+    /// The transitions of keys.
+    pub(super) transitions: &'b [TransitionPair],
+    /// The contract.
+    pub(super) contract: &'b Name,
+    /// Its policy.
+    pub(super) policy: &'b Digest,
+}
+
+/// What is in force by a history.
 ///
 /// # Errors
 /// [`BundleError`]
 pub(super) fn standing<'g>(
     genesis: &'g Genesis,
-    relied_on: &[TransitionPair],
+    relied_on: Relied<'_>,
     history: &[Bundle],
     signatures: Signatures<'_>,
 ) -> Result<Standing<'g>, BundleError> {
     let mut standing = Standing::new(genesis, Arc::new(Successions::default()));
-    let mut shown = shown(relied_on, history)?;
+    let mut shown = shown(relied_on.transitions, history)?;
     let mut last = UnixMillis::new(0);
     let mut changed = Vec::new();
     for (place, change) in history.iter().enumerate() {
@@ -48,10 +60,10 @@ pub(super) fn standing<'g>(
     Ok(standing)
 }
 
-/// A change of the history: whose key it changed, and which contract approved it.
+/// A change of the history: what it led to, and what it relies on itself.
 struct Followed {
-    key: KeyName,
-    approved_by: KeyName,
+    to: Thing,
+    relies_on: Vec<Thing>,
 }
 
 /// Verifies one change under those before it, and puts it into force.
@@ -70,21 +82,38 @@ fn follow(
     }
     let approval = verify_under(standing, change, signatures)?;
     // What is not approved, or is not for this contract to decide, changes nothing.
-    approval.action(standing.genesis())?;
-    match approval.subject().kind() {
-        SubjectKind::RotateKey => {}
-        kind => return Err(BundleError::Changes(kind)),
-    }
-    if approval.decision.decided < *last {
+    let action = approval.action(standing.genesis())?;
+    let decided = approval.decision.decided;
+    if decided < *last {
         return Err(BundleError::NoChange("was decided before the one before it"));
     }
-    *last = approval.decision.decided;
-    let decision = approval.decision.digest();
-    let pair = shown.remove(&decision).ok_or(BundleError::Unapproved(decision))?;
-    let transition = transition::verify(standing, pair, signatures)?;
-    transition.confirm(&approval.approval())?;
-    standing.follow(transition.key.clone(), KeyTransition::clone(&transition.new));
-    Ok(Followed { key: transition.key, approved_by: KeyName::Contract(approval.contract.name.clone()) })
+    *last = decided;
+    let governor = approval.contract.name.clone();
+    let mut relies_on = vec![
+        Thing::Key(KeyName::Contract(governor.clone())),
+        Thing::Policy(governor, approval.policy.digest()),
+    ];
+    let to = match action.act {
+        Act::RotateKey { .. } => {
+            let decision = approval.decision.digest();
+            let pair = shown.remove(&decision).ok_or(BundleError::Unapproved(decision))?;
+            let transition = transition::verify(standing, pair, signatures)?;
+            transition.confirm(&approval.approval())?;
+            standing.follow(transition.key.clone(), KeyTransition::clone(&transition.new));
+            Thing::Key(transition.key)
+        }
+        Act::ChangePolicy { contract, from, to } => {
+            policy_change::check_from(standing, &contract, &from)?;
+            let adopted = AdoptedPolicy { digest: to, earliest: decided, latest: action.act_by };
+            standing.adopt(contract.clone(), adopted);
+            relies_on.push(Thing::Policy(contract.clone(), from));
+            Thing::Policy(contract, to)
+        }
+        Act::Sign { .. } | Act::DestroyKey { .. } => {
+            return Err(BundleError::Changes(approval.subject().kind()));
+        }
+    };
+    Ok(Followed { to, relies_on })
 }
 
 /// All transitions, each of which may stand there more than once, but in one form.
@@ -102,16 +131,17 @@ fn shown<'b>(relied_on: &'b [TransitionPair], history: &'b [Bundle]) -> Result<S
 }
 
 /// Refuses a change that leads to nothing that is relied on, by the request or by a later change.
-fn check_used(relied_on: &[TransitionPair], changed: Vec<Followed>) -> Result<(), BundleError> {
-    let mut used = BTreeSet::new();
-    for pair in relied_on {
-        used.insert(transition::key_of(read("key transition", &pair.new)?.unverified())?);
+fn check_used(relied_on: Relied<'_>, changed: Vec<Followed>) -> Result<(), BundleError> {
+    let mut used = BTreeSet::from([Thing::Policy(relied_on.contract.clone(), *relied_on.policy)]);
+    for pair in relied_on.transitions {
+        let key = transition::key_of(read("key transition", &pair.new)?.unverified())?;
+        used.insert(Thing::Key(key));
     }
-    for Followed { key, approved_by } in changed.into_iter().rev() {
-        if !used.contains(&key) {
-            return Err(BundleError::Unused(key));
+    for Followed { to, relies_on } in changed.into_iter().rev() {
+        if !used.contains(&to) {
+            return Err(BundleError::Unused(to));
         }
-        used.insert(approved_by);
+        used.extend(relies_on);
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Bundles: one file that proves one request offline, and the checks that make it a proof.
 //!
 //! ```text
-//! history ─▶ what is in force: genesis, and the key transitions since                                   (history)
+//! history ─▶ what is in force: genesis, and the key transitions and policies since                      (history)
 //! genesis ─▶ contract's key ─▶ vote request ─▶ policy, process, start ─▶ subject      (approval)
 //!                │                  └─▶ ballots ─▶ Recount ─▶ outcome, decided
 //!                └─▶ decision ◀──────────────────────────────┘ └─▶ inclusion, result   (verify)
@@ -14,14 +14,15 @@ mod history;
 mod signatures;
 mod verify;
 
-pub use approval::{Opening, Question, Recount, recount, verify_start, verify_vote_request};
+pub use approval::{Asked, Opening, Question, Recount, recount, verify_start, verify_vote_request};
 pub use assembly::{Records, complete, lineage};
-pub use error::{BundleError, Member};
+pub use error::{BundleError, Member, Thing};
 pub use signatures::{SignatureId, SignatureMemory, Signatures};
 pub use verify::{Act, ApprovedAction, VerifiedBundle, verify, verify_under};
 
 use serde::{Deserialize, Serialize};
 
+use crate::digest::Digest;
 use crate::encoding::Bytes;
 use crate::genesis::Genesis;
 use crate::header::Inclusion;
@@ -79,8 +80,8 @@ pub struct TransitionPair {
     pub new: Jws,
 }
 
-/// How a contract's key came to be what it is: its transitions since genesis, and the bundles of the approvals that led to
-/// them.
+/// How a contract's key and policy came to be what they are: the key's transitions since genesis, and the bundles of the
+/// approvals that led to them and to the policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lineage {
@@ -91,16 +92,18 @@ pub struct Lineage {
 }
 
 impl Lineage {
-    /// What is in force by it.
+    /// What is in force by it, for the sake of a contract's key and of this policy of its own.
     ///
     /// # Errors
     /// [`BundleError`]
     pub fn standing<'g, 'a>(
         &self,
         genesis: &'g Genesis,
+        (contract, policy): (&Name, &Digest),
         signatures: impl Into<Signatures<'a>>,
     ) -> Result<Standing<'g>, BundleError> {
-        history::standing(genesis, &self.transitions, &self.history, signatures.into())
+        let relied_on = history::Relied { transitions: &self.transitions, contract, policy };
+        history::standing(genesis, relied_on, &self.history, signatures.into())
     }
 }
 

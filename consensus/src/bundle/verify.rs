@@ -1,12 +1,16 @@
 //! Whether a bundle proves what it says, with nothing but genesis: every signature, the subject derived again, every
 //! ballot counted again, the decision compared, and both inclusions checked (invariants I2 and I6).
 
+use std::sync::Arc;
+
 use super::approval::{
-    Opening, Question, Recount, contract_key, read, recount, same, signed, verify_start, verify_vote_request,
+    Asked, Opening, Question, Recount, contract_key, read, recount, same, signed, verify_start,
+    verify_vote_request,
 };
 use super::error::{BundleError, Member};
+use super::history::{self, Relied};
 use super::signatures::Signatures;
-use super::{ActionResult, Bundle, TransitionPair, history};
+use super::{ActionResult, Bundle, TransitionPair};
 use crate::artifact::Artifact;
 use crate::digest::Digest;
 use crate::event::{ConsensusEvent, ProcessEvent};
@@ -17,7 +21,8 @@ use crate::jwk::PublicKey;
 use crate::jws::{Jws, Signed, Verified};
 use crate::message::{Decision, KeyTransition, KeyVersion, Start, TransitionReason, VoteRequest};
 use crate::name::Name;
-use crate::policy::{Explanation, Tally};
+use crate::policy::{Explanation, Policy, Tally};
+use crate::policy_change::check_document;
 use crate::process::{Requester, Step};
 use crate::standing::{KeyName, Standing, compromised_at};
 use crate::subject::Subject;
@@ -30,6 +35,8 @@ use crate::vote::Outcome;
 pub struct VerifiedBundle<'g> {
     /// Who decided.
     pub contract: &'g ContractEntry,
+    /// By which policy.
+    pub policy: Arc<Policy>,
     /// What asked.
     pub process: &'g ProcessEntry,
     /// On whose behalf.
@@ -81,6 +88,15 @@ pub enum Act<'g> {
         /// The version.
         version: KeyVersion,
     },
+    /// A contract's policy is followed by another.
+    ChangePolicy {
+        /// Whose.
+        contract: Name,
+        /// The one that must be in force.
+        from: Digest,
+        /// The one that follows it.
+        to: Digest,
+    },
 }
 
 /// Verifies a bundle under `genesis`, its history and its result too if there is one. `signatures` says which count:
@@ -94,8 +110,11 @@ pub fn verify<'g, 'a>(
     signatures: impl Into<Signatures<'a>>,
 ) -> Result<VerifiedBundle<'g>, BundleError> {
     let signatures = signatures.into();
-    let relied_on = [&bundle.contract_transitions[..], &bundle.key_transitions].concat();
-    let standing = history::standing(genesis, &relied_on, &bundle.history, signatures)?;
+    let transitions = [&bundle.contract_transitions[..], &bundle.key_transitions].concat();
+    let asked: Signed<VoteRequest> = read("vote request", &bundle.vote_request)?;
+    let VoteRequest { contract, policy, .. } = asked.unverified();
+    let relied_on = Relied { transitions: &transitions, contract, policy };
+    let standing = history::standing(genesis, relied_on, &bundle.history, signatures)?;
     verify_under(&standing, bundle, signatures)
 }
 
@@ -113,24 +132,43 @@ pub fn verify_under<'g, 'a>(
     let (genesis, signatures) = (standing.genesis(), signatures.into());
     same(WHAT, Member::Version, &bundle.version, &Integer::saturating(1))?;
     same(WHAT, Member::Deployment, &bundle.genesis, &genesis.id())?;
-    let (vote_request, contract) = verify_vote_request(standing, &bundle.vote_request, signatures)?;
+    let shown;
+    let standing = match unknown_policy(standing, bundle)? {
+        None => standing,
+        Some(policy) => {
+            shown = standing.with_document(policy);
+            &shown
+        }
+    };
+    let Asked { vote_request, contract, policy } =
+        verify_vote_request(standing, &bundle.vote_request, signatures)?;
     let key = KeyName::Contract(contract.name.clone());
     check_transitions(standing, key, vote_request.key_version, &bundle.contract_transitions)?;
     let Opening { start, process, requester } = {
         let opening = verify_start(genesis, &bundle.start, signatures)?;
-        opening.verify_question(genesis, Question::from(&*vote_request))?;
+        opening.verify_question(genesis, Question::from(&*vote_request), &policy)?;
         opening
     };
     same(WHAT, Member::Policy, &Digest::of(&bundle.policy.0), &vote_request.policy)?;
     same(WHAT, Member::Definition, &Digest::of(&bundle.definition.0), &vote_request.definition)?;
-    let recount = recount(genesis, &vote_request, &bundle.ballots, bundle.cancel.as_ref(), signatures)?;
+    let recount =
+        recount(genesis, &policy, &vote_request, &bundle.ballots, bundle.cancel.as_ref(), signatures)?;
     let key = contract_key(standing, contract, vote_request.key_version)?;
     let decision = verify_decision(&vote_request, contract, key, &recount, &bundle.decision, signatures)?;
     check_not_compromised(standing, contract, &decision)?;
     verify_record(genesis, contract, &decision, &bundle.inclusion, signatures)?;
     let result = bundle.result.clone();
-    let proof =
-        VerifiedBundle { contract, process, requester, start, vote_request, recount, decision, result };
+    let proof = VerifiedBundle {
+        contract,
+        policy,
+        process,
+        requester,
+        start,
+        vote_request,
+        recount,
+        decision,
+        result,
+    };
     match &proof.result {
         Some(result) => proof.verify_result(standing, result, &bundle.key_transitions, signatures)?,
         None if bundle.key_transitions.is_empty() => {}
@@ -147,7 +185,7 @@ impl<'g> VerifiedBundle<'g> {
 
     /// How the rule stood when it was decided.
     pub fn rule(&self) -> Explanation {
-        let (policy, request) = (&self.contract.policy, &self.vote_request);
+        let (policy, request) = (&self.policy, &self.vote_request);
         let mut tally = Tally::new(policy, Some(&request.requester), request.opened);
         for (at, ballot) in &self.recount.ballots {
             if let Some(voter) = policy.voter_by_name(&ballot.voter) {
@@ -188,6 +226,9 @@ impl<'g> VerifiedBundle<'g> {
             (Subject::DestroyKey { version, .. }, Some(key)) => {
                 Act::DestroyKey { key, version: KeyVersion(*version) }
             }
+            (Subject::ChangePolicy { contract, from, to, .. }, _) => {
+                Act::ChangePolicy { contract: contract.clone(), from: *from, to: *to }
+            }
             _ => return Err(BundleError::NothingToSign(kind)),
         };
         if genesis.governor(&request.subject) != Some(&self.contract.name) {
@@ -195,7 +236,7 @@ impl<'g> VerifiedBundle<'g> {
         }
         let step = self.process.definition.act_on(&request.step);
         let step = step.ok_or_else(|| BundleError::NoAction(request.step.clone()))?;
-        let act_by = decision.decided.after(self.contract.policy.act_within());
+        let act_by = decision.decided.after(self.policy.act_within());
         Ok(ApprovedAction { step, act, act_by })
     }
 
@@ -250,6 +291,18 @@ impl<'g> VerifiedBundle<'g> {
         }
         Ok(())
     }
+}
+
+/// The policy document of a bundle, if it is one of its contract's that is not known yet.
+fn unknown_policy(standing: &Standing<'_>, bundle: &Bundle) -> Result<Option<Arc<Policy>>, BundleError> {
+    let asked: Signed<VoteRequest> = read("vote request", &bundle.vote_request)?;
+    let VoteRequest { contract: name, policy, .. } = asked.unverified();
+    let Some(contract) = standing.genesis().contract(name) else { return Ok(None) };
+    let is_adopted = standing.policies(name).iter().any(|adopted| adopted.digest == *policy);
+    if !is_adopted || standing.policy(contract, policy).is_some() {
+        return Ok(None);
+    }
+    Ok(Some(check_document(standing, name, policy, &bundle.policy.0)?))
 }
 
 /// Compares the transitions that a bundle shows for a key with those that lead to the version that was used.

@@ -62,11 +62,14 @@ impl ProcessContracts {
                     ));
                 }
                 let Decision { outcome, decided, key_version, .. } = *decision;
-                let policy = self.registry().policy(contract, &decision.policy)?;
+                let policy = self.registry().policy(state, contract, &decision.policy)?;
                 let act_by = decided.after(policy.act_within());
+                let policy = Some(policy.digest()).filter(|policy| *policy != contract.policy.digest());
                 match self.registry().is_compromised(state, &asked.contract, key_version) {
                     true => Answer::Void,
-                    false => Answer::Decided { outcome, decision: digest, decided, act_by, key_version },
+                    false => {
+                        Answer::Decided { outcome, decision: digest, decided, act_by, key_version, policy }
+                    }
                 }
             }
             (ConsensusEvent::DecisionRecorded { .. }, None) => {
@@ -218,8 +221,11 @@ impl ProcessContracts {
             let message = format!("the result is not one of the key `{key}` as it is recorded");
             return Err(Rejection::new("wrong-key", message));
         }
-        // A decision is recorded only under the one policy that its contract has.
-        let policy = self.registry().contract(&asked.contract)?.policy.digest();
+        let of_genesis = self.registry().contract(&asked.contract)?.policy.digest();
+        let policy = match asked.answer {
+            Some(Answer::Decided { policy, .. }) => policy.unwrap_or(of_genesis),
+            _ => of_genesis,
+        };
         let artifact = Artifact { format: entry.format, name, digest, request, policy, decision };
         artifact.verify(&verification_key, &output.signature.0).map_err(|_| {
             let message = format!("the signature of the key `{key}` over `{digest}` does not verify");
@@ -256,6 +262,11 @@ impl Acting {
             return Err(Rejection::new("lapsed", message));
         }
         Ok(Acting { step: step.clone(), request, act_by })
+    }
+
+    /// Until when it may be done.
+    pub(super) fn act_by(&self) -> UnixMillis {
+        self.act_by
     }
 
     /// What was approved.

@@ -31,7 +31,7 @@ impl ConsensusContracts {
             let status = known(state, request)?;
             return Err(wrong_state("not-open", request, &status.state));
         };
-        let (contract, policy) = self.rules(&opened)?;
+        let (contract, policy) = self.rules(state, &opened)?;
         let voter = policy.voter_by_key(&jws.kid()).ok_or_else(|| {
             Rejection::new(
                 "not-a-voter",
@@ -61,7 +61,7 @@ impl ConsensusContracts {
             let status = known(state, request)?;
             return Err(wrong_state("too-late", request, &status.state));
         }
-        let mut tally = counting.tally(policy, opened.requester, opened.opened);
+        let mut tally = counting.tally(&policy, opened.requester, opened.opened);
         tally.cast(voter, ballot.choice, context.time).map_err(|refusal| refused(refusal, name, request))?;
 
         let place = counting.push(voter, ballot.choice, context.time, jws.as_str());

@@ -39,10 +39,6 @@ impl Walk<'_> {
     }
 }
 
-pub(super) fn attachment_key(digest: &Digest) -> Key {
-    Key::table("attachment").digest(digest)
-}
-
 pub(super) fn decision_key(decision: &Digest) -> Key {
     Key::table("decision").digest(decision)
 }

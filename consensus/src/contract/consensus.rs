@@ -9,14 +9,15 @@
 use std::sync::Arc;
 
 use super::ballot::{fix, settle};
+use super::change::note_approval;
 use super::counting::Counting;
 use super::layout::{self, DUE, DUTY, Key};
 use super::record::{Heights, Opened, RequestState, RequestStatus};
 use super::registry::Registry;
 use super::request::{
-    call, case_key, keep_cancel, known, opened, put_status, remove_live, status, unknown_request, wrong_state,
+    call, case_key, keep_cancel, known, opened, put_status, remove_live, shown, status, unknown_request,
+    wrong_state,
 };
-use super::rotation::note_approval;
 use super::{Context, Contract, Rejection, State};
 use crate::digest::Digest;
 use crate::event::{Call, ConsensusEvent, EventBytes, ProcessEvent};
@@ -25,7 +26,7 @@ use crate::header::Inclusion;
 use crate::jwk::{PublicKey, Thumbprint};
 use crate::jws::{Jws, Signed, Typ};
 use crate::message::{Ballot, Cancel, Decision, RequestId, VoteRequest};
-use crate::name::{DisplayText, Name};
+use crate::name::Name;
 use crate::policy::{Policy, Tally};
 use crate::time::{Millis, UnixMillis};
 use crate::transaction::{Carrier, Content, Transaction};
@@ -58,7 +59,7 @@ impl ConsensusContracts {
     }
 
     /// A contract of this ledger.
-    fn contract(&self, name: &Name) -> Result<&ContractEntry, Rejection> {
+    pub(super) fn contract(&self, name: &Name) -> Result<&ContractEntry, Rejection> {
         let contract = self.registry.contract(name)?;
         if contract.chain == *self.registry.chain() {
             return Ok(contract);
@@ -70,9 +71,13 @@ impl ConsensusContracts {
     }
 
     /// An open request's contract and the policy that counts.
-    pub(super) fn rules(&self, opened: &Opened) -> Result<(&ContractEntry, &Policy), Rejection> {
+    pub(super) fn rules(
+        &self,
+        state: &dyn State,
+        opened: &Opened,
+    ) -> Result<(&ContractEntry, Arc<Policy>), Rejection> {
         let contract = self.contract(&opened.contract)?;
-        let policy = self.registry.policy(contract, &opened.policy)?;
+        let policy = self.registry.policy(state, contract, &opened.policy)?;
         Ok((contract, policy))
     }
 
@@ -112,7 +117,7 @@ impl ConsensusContracts {
         let number = layout::append(state, REQUESTS, request.0.as_bytes().to_vec());
         let called = ConsensusEvent::RequestCalled { request, call: digest };
         let mut heights = Heights { called: context.height, opened: None, fixed: None, ended: None };
-        let refusal = self.registry.refusal(contract, &call.subject);
+        let refusal = self.registry.refusal(state, contract, &call.subject);
         let (state_now, event) = match refusal {
             Some(why) => {
                 let why = shown(&why);
@@ -149,7 +154,7 @@ impl ConsensusContracts {
         }
         let call = call(state, request).ok_or_else(|| unknown_request(request))?;
         let contract = self.contract(&call.contract)?;
-        let policy = &*contract.policy;
+        let policy = self.registry.policy_at(state, contract, message.opened)?;
         let same = message.contract == call.contract
             && message.process == call.process
             && message.definition == call.definition
@@ -205,7 +210,7 @@ impl ConsensusContracts {
         let open = ConsensusEvent::RequestOpen { request, vote_request: opened.vote_request, audit };
         let mut events = vec![open.to_bytes()];
 
-        let tally = Tally::new(policy, Some(&opened.requester), opened.opened);
+        let tally = Tally::new(&policy, Some(&opened.requester), opened.opened);
         put_status(state, request, &status);
         events.extend(settle(state, request, Counting::new(), &tally, context));
         Ok(events)
@@ -237,9 +242,9 @@ impl ConsensusContracts {
             }
             RequestState::Open => {
                 let opened = opened(state, request).ok_or_else(|| unknown_request(request))?;
-                let (_, policy) = self.rules(&opened)?;
+                let (_, policy) = self.rules(state, &opened)?;
                 let counting = Counting::read(state, request).ok_or_else(|| unknown_request(request))?;
-                let tally = counting.tally(policy, opened.requester, opened.opened);
+                let tally = counting.tally(&policy, opened.requester, opened.opened);
                 if tally.outcome(context.time).is_some() {
                     return Err(Rejection::new(
                         "too-late",
@@ -335,9 +340,9 @@ impl ConsensusContracts {
         context: &Context<'_>,
     ) -> Option<Vec<EventBytes>> {
         let opened = opened(state, request)?;
-        let (_, policy) = self.rules(&opened).ok()?;
+        let (_, policy) = self.rules(state, &opened).ok()?;
         let counting = Counting::read(state, request)?;
-        let tally = counting.tally(policy, opened.requester, opened.opened);
+        let tally = counting.tally(&policy, opened.requester, opened.opened);
         Some(settle(state, request, counting, &tally, context))
     }
 
@@ -347,7 +352,7 @@ impl ConsensusContracts {
             Typ::Ballot => {
                 let ballot = Signed::<Ballot>::from_jws(jws.clone()).ok()?;
                 let opened = opened(state, ballot.unverified().request)?;
-                let (_, policy) = self.rules(&opened).ok()?;
+                let (_, policy) = self.rules(state, &opened).ok()?;
                 Some(policy.voter(policy.voter_by_key(&jws.kid())?).key.clone())
             }
             Typ::VoteRequest => {
@@ -409,6 +414,9 @@ impl Contract for ConsensusContracts {
                 Carrier::RelayedTransition { transition, inclusion } => {
                     self.relayed_transition(state, transition, inclusion, context)
                 }
+                Carrier::RelayedChange { change, document, inclusion } => {
+                    self.relayed_change(state, change, document, inclusion, context)
+                }
                 Carrier::Answer { .. } => Err(super::not_taken("answer")),
                 Carrier::Transition { .. } => Err(super::not_taken("transition")),
                 Carrier::Change { .. } => Err(super::not_taken("change")),
@@ -435,10 +443,4 @@ impl Contract for ConsensusContracts {
         }
         events
     }
-}
-
-/// A sentence as display text, cut where it is too long.
-fn shown(sentence: &str) -> DisplayText {
-    let short: String = sentence.chars().take(DisplayText::LIMIT).collect();
-    short.parse().unwrap_or_else(|_| "not decided here".parse().expect("this is display text"))
 }

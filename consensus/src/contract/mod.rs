@@ -5,13 +5,15 @@
 //! trait is small enough that a WebAssembly host can stand behind it.
 //!
 //! [`process`] turns starts into cases and calls; [`consensus`] turns calls into requests and, with `ballot` and
-//! `counting`, into outcomes; `answer` brings decisions and results back to the case, and `rotation` new versions of keys. [`record`] has their lives as
-//! enums, `case`, `request` and `layout` say where they stand in the state, `registry` looks up contracts, policies,
+//! `counting`, into outcomes; `answer` brings decisions and results back to the case, `rotation` new versions of keys, and
+//! `change` other changes. [`record`] has their lives as enums, `case`, `request` and `layout` say where they stand in the state, `registry` looks up contracts, policies,
 //! processes and keys, and [`query`] is for those who read.
 
 mod answer;
+mod attachment;
 mod ballot;
 mod case;
+mod change;
 pub mod consensus;
 mod counting;
 mod layout;

@@ -7,9 +7,8 @@
 
 use std::sync::Arc;
 
-use super::case::{
-    Walk, asked, attachment_key, case_status, known, put_asked, put_case, start, wrong_process,
-};
+use super::attachment::check_attachment;
+use super::case::{Walk, asked, case_status, known, put_asked, put_case, start, wrong_process};
 use super::layout::{self, ASKING, CANCEL, DUE, DUTY, Key};
 use super::record::{Answer, AskedRequest, CaseStage, CaseStatus};
 use super::registry::Registry;
@@ -381,23 +380,16 @@ impl Contract for ProcessContracts {
                 Carrier::Transition { transition, audit } => {
                     self.transition(state, transition, *audit, context)
                 }
-                Carrier::Change { change, audit } => self.change(state, change, *audit, context),
+                Carrier::Change { change, document, audit } => {
+                    self.change(state, change, document.as_ref(), *audit, context)
+                }
                 Carrier::RelayedTransition { .. } => Err(super::not_taken("relayed-transition")),
+                Carrier::RelayedChange { .. } => Err(super::not_taken("relayed-change")),
                 Carrier::Call { .. } => Err(super::not_taken("call")),
                 Carrier::VoteRequest { .. } => Err(super::not_taken("vote-request")),
                 Carrier::Decision { .. } => Err(super::not_taken("decision")),
             },
-            Content::Attachment => {
-                let key = attachment_key(&transaction.digest());
-                if state.get(key.as_bytes()).is_some() {
-                    return Err(Rejection::new(
-                        "already-attached",
-                        format!("the attachment `{}` is here already", transaction.digest()),
-                    ));
-                }
-                layout::write(state, &key, &context.height);
-                Ok(Vec::new())
-            }
+            Content::Attachment => self.attach(state, transaction, context),
         }
     }
 
@@ -421,25 +413,6 @@ pub(super) fn subject(process: &Process, step: &Step, start: &Start) -> Result<S
     process
         .derive_subject(&step.name, &start.input)
         .map_err(|error| Rejection::new("wrong-input", error.to_string()))
-}
-
-/// Checks that the documents that a subject names by digest are here.
-fn check_attachment(state: &dyn State, subject: &Subject) -> Result<(), Rejection> {
-    let digest = match subject {
-        Subject::ChangePolicy { to: digest, .. }
-        | Subject::ChangeProcess { to: Some(digest), .. }
-        | Subject::AddContract { policy: digest, .. }
-        | Subject::Webhook { digest, .. }
-        | Subject::SignSet { manifest: digest, .. } => digest,
-        _ => return Ok(()),
-    };
-    if state.get(attachment_key(digest).as_bytes()).is_some() {
-        return Ok(());
-    }
-    Err(Rejection::new(
-        "unknown-attachment",
-        format!("the subject names the document `{digest}`, which is not here: send it before the start"),
-    ))
 }
 
 fn requester_key(process: &Process, requester: Thumbprint) -> Result<&PublicKey, Rejection> {

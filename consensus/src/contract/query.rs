@@ -4,7 +4,9 @@
 //! Lists go on after the last entry that was seen, so that a page costs what it shows.
 
 use super::State;
-use super::case::{asked, attachment_key, case_status, start};
+use super::attachment::attached;
+use super::case::{asked, case_status, start};
+use super::change;
 use super::consensus::{DECISION_DUTY, LIVE, REQUESTS, VOTE_REQUEST_DUTY};
 use super::layout::{self, ASKING, CANCEL, DUTY, Key};
 use super::process::{ACTION_DUTY, CASES};
@@ -21,6 +23,7 @@ use crate::name::Name;
 use crate::policy::VOTER_LIMIT;
 use crate::standing::KeyName;
 
+pub use super::change::RecordedPolicy;
 pub use super::rotation::RecordedTransition;
 
 /// The most entries that one page of a list has, whatever is asked for.
@@ -238,7 +241,7 @@ pub fn cancels(state: &dyn State, after: Option<(u64, RequestId)>, limit: usize)
 
 /// On the process ledger: the height of the block with this attachment.
 pub fn attachment(state: &dyn State, digest: &Digest) -> Option<u64> {
-    layout::read(state, &attachment_key(digest))
+    attached(state, digest)
 }
 
 fn counted(value: &[u8]) -> Option<CountedMessage> {
@@ -260,4 +263,19 @@ pub fn transitions(state: &dyn State, key: &KeyName) -> Vec<RecordedTransition> 
 /// The transitions of all keys since genesis, in order of key and version.
 pub fn all_transitions(state: &dyn State) -> Vec<RecordedTransition> {
     rotation::all(state)
+}
+
+/// The policies that followed a contract's policy of genesis, in order.
+pub fn policies(state: &dyn State, contract: &Name) -> Vec<RecordedPolicy> {
+    change::policies(state, contract)
+}
+
+/// The policies of all contracts since genesis, in order of contract.
+pub fn all_policies(state: &dyn State) -> Vec<RecordedPolicy> {
+    change::all_policies(state)
+}
+
+/// The exact document of a policy that followed a contract's policy of genesis.
+pub fn policy_document(state: &dyn State, contract: &Name, digest: &Digest) -> Option<Vec<u8>> {
+    change::policy_document(state, contract, digest)
 }

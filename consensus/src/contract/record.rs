@@ -194,6 +194,9 @@ pub enum Answer {
         /// The version of the contract's key that signed it.
         #[serde(skip_serializing_if = "KeyVersion::is_first", default = "KeyVersion::first")]
         key_version: KeyVersion,
+        /// The policy by which it was decided, unless it is that of genesis.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        policy: Option<Digest>,
     },
     /// The contract does not decide this.
     Refused {

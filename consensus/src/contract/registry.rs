@@ -1,8 +1,10 @@
 //! What a contract looks up: contracts, policies, processes, keys and validators of its deployment, one function each.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::rotation::transitions;
+use super::change::{self, RecordedPolicy, policy_document};
+use super::rotation::{self, transitions};
 use super::{Rejection, State};
 use crate::digest::Digest;
 use crate::event::Call;
@@ -14,19 +16,22 @@ use crate::name::Name;
 use crate::operational_key::VerificationKey;
 use crate::policy::Policy;
 use crate::process::Process;
-use crate::standing::{KeyName, compromised_at, version_at};
+use crate::standing::{AdoptedPolicy, KeyName, Standing, Successions, compromised_at, version_at};
 use crate::subject::Subject;
 use crate::time::UnixMillis;
+use crate::transition;
 
 /// The deployment as seen from one of its ledgers.
 pub(super) struct Registry {
     genesis: Arc<Genesis>,
     chain: Name,
+    /// Documents of the state that were read before: what a document says depends on its bytes alone.
+    read: Mutex<BTreeMap<Digest, Arc<Policy>>>,
 }
 
 impl Registry {
     pub(super) fn new(genesis: Arc<Genesis>, chain: Name) -> Registry {
-        Registry { genesis, chain }
+        Registry { genesis, chain, read: Mutex::default() }
     }
 
     pub(super) fn deployment(&self) -> DeploymentId {
@@ -74,16 +79,54 @@ impl Registry {
     }
 
     /// The policy of a contract that has this digest.
-    pub(super) fn policy<'g>(
+    pub(super) fn policy(
         &self,
-        contract: &'g ContractEntry,
+        state: &dyn State,
+        contract: &ContractEntry,
         digest: &Digest,
-    ) -> Result<&'g Policy, Rejection> {
+    ) -> Result<Arc<Policy>, Rejection> {
         if contract.policy.digest() == *digest {
-            return Ok(&contract.policy);
+            return Ok(contract.policy.clone());
         }
-        let message = format!("the contract `{}` has no policy `{digest}`", contract.name);
-        Err(Rejection::new("unknown-policy", message))
+        let document = policy_document(state, &contract.name, digest);
+        document.and_then(|document| self.read(digest, &document)).ok_or_else(|| {
+            let message = format!("the contract `{}` has no policy `{digest}`", contract.name);
+            Rejection::new("unknown-policy", message)
+        })
+    }
+
+    /// The policy that a document of the state says.
+    pub(super) fn read(&self, digest: &Digest, document: &[u8]) -> Option<Arc<Policy>> {
+        let known = || self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(policy) = known().get(digest) {
+            return Some(policy.clone());
+        }
+        let policy = Arc::new(Policy::parse(document).ok()?);
+        known().insert(*digest, policy.clone());
+        Some(policy)
+    }
+
+    /// The policy of a contract that is in force at a moment.
+    pub(super) fn policy_at(
+        &self,
+        state: &dyn State,
+        contract: &ContractEntry,
+        moment: UnixMillis,
+    ) -> Result<Arc<Policy>, Rejection> {
+        let adopted = change::policies(state, &contract.name);
+        match adopted.iter().rfind(|adopted| adopted.says.effective <= moment) {
+            None => Ok(contract.policy.clone()),
+            Some(adopted) => self.policy(state, contract, &adopted.to),
+        }
+    }
+
+    /// The last policy of a contract, be it in force already or not yet.
+    pub(super) fn last_policy(
+        &self,
+        state: &dyn State,
+        contract: &ContractEntry,
+    ) -> Result<Arc<Policy>, Rejection> {
+        self.policy_at(state, contract, UnixMillis::new(u64::MAX))
     }
 
     /// A contract's public key of this version.
@@ -131,9 +174,24 @@ impl Registry {
         compromised_at(&transitions(state, &KeyName::Contract(contract.clone())), version).is_some()
     }
 
-    /// The genesis of the deployment.
-    pub(super) fn genesis(&self) -> &Genesis {
-        &self.genesis
+    /// All that is in force on this ledger.
+    pub(super) fn standing(&self, state: &dyn State) -> Standing<'_> {
+        let mut successions = Successions::default();
+        for recorded in rotation::all(state) {
+            if let Ok(key) = transition::key_of(&recorded.says) {
+                successions.add(key, recorded.says);
+            }
+        }
+        for RecordedPolicy { says, to, .. } in change::all_policies(state) {
+            let Subject::ChangePolicy { contract, .. } = says.subject else { continue };
+            let document = policy_document(state, &contract, &to);
+            if let Some(policy) = document.and_then(|document| self.read(&to, &document)) {
+                successions.learn(policy);
+            }
+            let (earliest, latest) = (says.effective, says.effective);
+            successions.adopt(contract, AdoptedPolicy { digest: to, earliest, latest });
+        }
+        Standing::new(&self.genesis, Arc::new(successions))
     }
 
     /// Checks that a ledger is one of processes.
@@ -193,19 +251,27 @@ impl Registry {
     }
 
     /// Why `contract` may not decide on `subject`; nothing if it may.
-    pub(super) fn refusal(&self, contract: &ContractEntry, subject: &Subject) -> Option<String> {
-        let ContractEntry { name, policy, .. } = contract;
+    pub(super) fn refusal(
+        &self,
+        state: &dyn State,
+        contract: &ContractEntry,
+        subject: &Subject,
+    ) -> Option<String> {
+        let name = &contract.name;
+        let Ok(policy) = self.last_policy(state, contract) else {
+            return Some(format!("the policy of `{name}` cannot be read"));
+        };
         if !policy.decides(subject.kind()) {
             return Some(format!("`{name}` does not decide on subjects of kind `{}`", subject.kind()));
         }
-        if !self.genesis.may_decide(name, subject) {
+        if !self.genesis.may_decide(&policy, subject) {
             return Some(format!("`{name}` does not govern what the subject acts on"));
         }
         match subject {
-            Subject::ChangePolicy { contract: target, from, .. }
-                if self.genesis.contract(target).is_none_or(|target| target.policy.digest() != *from) =>
-            {
-                Some(format!("the policy `{from}` of `{target}` is not in force"))
+            Subject::ChangePolicy { contract: target, from, .. } => {
+                let last = self.genesis.contract(target).map(|target| self.last_policy(state, target));
+                let is_last = matches!(last, Some(Ok(last)) if last.digest() == *from);
+                (!is_last).then(|| format!("the policy `{from}` of `{target}` is not in force"))
             }
             _ => None,
         }

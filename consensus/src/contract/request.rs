@@ -8,7 +8,7 @@ use crate::event::{Call, ProcessEvent};
 use crate::jwk::Thumbprint;
 use crate::jws::Jws;
 use crate::message::RequestId;
-use crate::name::Name;
+use crate::name::{DisplayText, Name};
 use crate::time::UnixMillis;
 
 pub(super) fn status(state: &dyn State, request: RequestId) -> Option<RequestStatus> {
@@ -74,4 +74,10 @@ pub(super) fn unknown_request(request: RequestId) -> Rejection {
 
 pub(super) fn wrong_state(code: &'static str, request: RequestId, state: &RequestState) -> Rejection {
     Rejection::new(code, format!("the request `{request}` is {}", state.as_str()))
+}
+
+/// A sentence as display text, cut where it is too long.
+pub(super) fn shown(sentence: &str) -> DisplayText {
+    let short: String = sentence.chars().take(DisplayText::LIMIT).collect();
+    short.parse().unwrap_or_else(|_| "not decided here".parse().expect("this is display text"))
 }

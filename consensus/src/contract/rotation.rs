@@ -7,7 +7,6 @@
 //! ```
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,23 +18,19 @@ use super::layout::{self, DUE, DUTY, Key};
 use super::process::ProcessContracts;
 use super::record::{Answer, RequestState};
 use super::registry::Registry;
-use super::request::{call, known, opened, put_status, remove_live, status};
+use super::request::{call, put_status, remove_live, status};
 use super::{Context, Rejection, State};
 use crate::bundle::TransitionPair;
 use crate::digest::Digest;
 use crate::event::{ConsensusEvent, EventBytes, ProcessEvent};
 use crate::header::Inclusion;
-use crate::jws::{Jws, Signed};
-use crate::message::{Change, KeyTransition, RequestId, TransitionReason};
+use crate::jws::Signed;
+use crate::message::{KeyTransition, RequestId, TransitionReason};
 use crate::name::Name;
-use crate::standing::{KeyName, Standing, Successions};
-use crate::subject::Subject;
-use crate::transition::{self, Approval, TransitionError, VerifiedTransition, target_of};
-use crate::vote::Outcome;
+use crate::standing::KeyName;
+use crate::transition::{self, Approval, TransitionError, VerifiedTransition};
 
 const TRANSITIONS: &str = "transitions";
-/// Requests that approved a change of a key, by the digest of their decision.
-const APPROVED: &str = "approved";
 
 /// A transition, as it is recorded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,26 +69,6 @@ pub(super) fn transitions(state: &dyn State, name: &KeyName) -> Vec<KeyTransitio
     recorded(state, name).into_iter().map(|recorded| recorded.says).collect()
 }
 
-/// Remembers which request a change of a key was approved by.
-pub(super) fn note_approval(state: &mut dyn State, request: RequestId, decision: &Digest) {
-    let changes_a_key = call(state, request).is_some_and(|call| target_of(&call.subject).is_some());
-    if changes_a_key {
-        let key = Key::table(APPROVED).digest(decision);
-        state.put(key.as_bytes(), request.0.as_bytes().to_vec());
-    }
-}
-
-/// All that is in force on this ledger.
-fn standing<'g>(registry: &'g Registry, state: &dyn State) -> Standing<'g> {
-    let mut successions = Successions::default();
-    for recorded in all(state) {
-        if let Ok(key) = transition::key_of(&recorded.says) {
-            successions.add(key, recorded.says);
-        }
-    }
-    Standing::new(registry.genesis(), Arc::new(successions))
-}
-
 /// Verifies a pair of messages against what is in force.
 fn verify(
     registry: &Registry,
@@ -106,7 +81,7 @@ fn verify(
         let message = format!("version {} of {key} is recorded already", signed.unverified().version);
         return Err(Rejection::new("already-changed", message));
     }
-    transition::verify(&standing(registry, state), pair, &BTreeSet::new()).map_err(rejected)
+    transition::verify(&registry.standing(state), pair, &BTreeSet::new()).map_err(rejected)
 }
 
 /// Puts a transition into force on this ledger.
@@ -160,37 +135,6 @@ impl ProcessContracts {
         Ok(events)
     }
 
-    /// Takes the governing contract's statement that a key was destroyed: the result of its case, and nothing more, since a
-    /// version that is destroyed has signed nothing for long.
-    pub(super) fn change(
-        &self,
-        state: &mut dyn State,
-        jws: &Jws,
-        audit: Digest,
-        context: &Context<'_>,
-    ) -> Result<Vec<EventBytes>, Rejection> {
-        let signed = Signed::<Change>::from_jws(jws.clone())?;
-        self.registry().check_deployment(signed.unverified().deployment)?;
-        let (request, asked) = self.approved(state, signed.unverified().decision)?;
-        self.walk_on(state, &asked, |contracts, state, walk| {
-            let acting = Acting::of(walk, &asked, request, context)?;
-            let subject = acting.subject(walk, &asked)?;
-            let Some(Answer::Decided { key_version, .. }) = asked.answer else {
-                return Err(Rejection::new("not-due", "the case has no decision"));
-            };
-            let registry = contracts.registry();
-            let key = registry.contract_key(state, registry.contract(&asked.contract)?, key_version)?;
-            let change = signed.verify_with(&key, context.checked)?;
-            if change.subject != subject || !matches!(subject, Subject::DestroyKey { .. }) {
-                let message = "the change is not what was approved";
-                return Err(Rejection::new("not-approved", message));
-            }
-            let change = change.digest();
-            walk.events.push(ProcessEvent::Changed { subject, change }.to_bytes());
-            acting.done(contracts, state, walk, &asked, (change, audit), context)
-        })
-    }
-
     /// Has what a contract approved, and what is not done yet, asked again: its key is not trusted any more.
     fn void_approvals(
         &self,
@@ -229,16 +173,10 @@ impl ConsensusContracts {
     ) -> Result<Vec<EventBytes>, Rejection> {
         let verified = verify(self.registry(), state, pair)?;
         let change = verified.new.digest();
-        match ProcessEvent::parse(&inclusion.event.0) {
-            Ok(ProcessEvent::Changed { change: told, .. }) if told == change => {}
-            _ => {
-                let message = "the event that was carried does not tell of this key transition";
-                return Err(Rejection::new("not-a-change", message));
-            }
-        }
-        self.registry().check_process_chain(&inclusion.chain)?;
-        self.registry().check_inclusion(inclusion)?;
-        let (request, subject) = self.confirm(state, &verified)?;
+        self.check_told(inclusion, change)?;
+        let approved = self.approved(state, verified.new.decision)?;
+        verified.confirm(&approved.approval()).map_err(rejected)?;
+        let (request, subject) = (approved.request, approved.subject);
 
         follow(state, &verified, pair, request, context);
         let mut events = vec![ConsensusEvent::Changed { subject, change }.to_bytes()];
@@ -248,37 +186,6 @@ impl ConsensusContracts {
             events.extend(void_all(state, contract, context));
         }
         Ok(events)
-    }
-
-    /// Compares a transition with what this ledger knows to be approved: the request and its subject.
-    fn confirm(
-        &self,
-        state: &dyn State,
-        verified: &VerifiedTransition,
-    ) -> Result<(RequestId, Subject), Rejection> {
-        let decision = verified.new.decision;
-        let unknown = || {
-            let message = format!("no decision `{decision}` on a key is recorded here");
-            Rejection::new("unknown-decision", message)
-        };
-        let found = state.get(Key::table(APPROVED).digest(&decision).as_bytes());
-        let bytes = found.and_then(|bytes| bytes.try_into().ok()).ok_or_else(unknown)?;
-        let request = RequestId(Digest::from_bytes(bytes));
-        let RequestState::Decided { outcome: Outcome::Approved, decided, .. } = known(state, request)?.state
-        else {
-            return Err(unknown());
-        };
-        let opened = opened(state, request).ok_or_else(unknown)?;
-        let subject = call(state, request).ok_or_else(unknown)?.subject;
-        let approval = Approval {
-            contract: &opened.contract,
-            decision,
-            decided,
-            key_version: opened.key_version,
-            subject: &subject,
-        };
-        verified.confirm(&approval).map_err(rejected)?;
-        Ok((request, subject))
     }
 }
 

@@ -9,6 +9,7 @@ use assent_consensus::jwk::Thumbprint;
 use assent_consensus::message::{DeploymentId, KeyVersion, RequestId};
 use assent_consensus::name::Name;
 use assent_consensus::operational_key::{Algorithm, KeyKind, WrongAlgorithm};
+use assent_consensus::standing::Standing;
 
 use super::{PinnedView, pinning};
 use crate::audit::Entry;
@@ -305,8 +306,7 @@ impl Admin {
     pub async fn suspend_voter(&self, voter: Thumbprint, peer: Peer) -> Result<(), AdminError> {
         let _turn = self.turn.lock().await;
         let genesis = self.pins.genesis().ok_or(AdminError::NotPinned)?;
-        let votes = genesis.contracts().iter().flat_map(|contract| contract.policy.voters());
-        if !votes.into_iter().any(|known| known.key.thumbprint() == voter) {
+        if !Standing::new(&genesis, self.pins.successions()).is_voter(&voter) {
             return Err(AdminError::NoVoter(voter));
         }
         let (at, by) = ((self.clock)(), by(peer));

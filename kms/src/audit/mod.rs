@@ -85,6 +85,15 @@ pub enum Entry {
         key: LoggedKey,
         limits: Limits,
     },
+    /// A contract goes by another policy from `effective` on, as `decision` approved.
+    PolicyChanged {
+        at: UnixMillis,
+        contract: Name,
+        from: Digest,
+        to: Digest,
+        effective: UnixMillis,
+        decision: Digest,
+    },
     /// A voter's ballots count no more.
     VoterSuspended { at: UnixMillis, by: Integer, voter: Thumbprint },
     /// The database was put back from a backup: of what was opened before `fence` only what is on record is signed again.
@@ -206,6 +215,7 @@ impl Entry {
             | Entry::Pinned { at, .. }
             | Entry::KeyState { at, .. }
             | Entry::KeyLimits { at, .. }
+            | Entry::PolicyChanged { at, .. }
             | Entry::VoterSuspended { at, .. }
             | Entry::Restored { at, .. }
             | Entry::Released { at, .. }
@@ -228,6 +238,7 @@ impl Entry {
             Entry::Pinned { .. } => "pinned",
             Entry::KeyState { .. } => "key-state",
             Entry::KeyLimits { .. } => "key-limits",
+            Entry::PolicyChanged { .. } => "policy-changed",
             Entry::VoterSuspended { .. } => "voter-suspended",
             Entry::Restored { .. } => "restored",
             Entry::Released { .. } => "released",

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::{Entry, LoggedKey, next_head};
 use crate::device::yubihsm::log::LogMark;
 use crate::life::Limits;
-use crate::store::{KeyRow, Store, StoreError};
+use crate::store::{KeyRow, PolicyRow, Store, StoreError};
 
 /// What a whole log says.
 #[derive(Clone, Debug, Serialize)]
@@ -87,6 +87,8 @@ struct Walk {
     head: Option<Digest>,
     keys: Vec<KnownKey>,
     deployment: Option<DeploymentId>,
+    /// By contract and place: the policy, and the decision that approved it.
+    policies: Vec<(Name, Digest, UnixMillis, Digest)>,
     fence: Option<UnixMillis>,
     duties: BTreeSet<Digest>,
     /// Intents without a result, by number: duty, key, digest to be signed.
@@ -147,6 +149,9 @@ impl Walk {
             }
             Entry::Pinned { .. } => return Err("a deployment is pinned twice".into()),
             Entry::KeyState { key, to, .. } => self.key(&key)?.state = to,
+            Entry::PolicyChanged { contract, to, effective, decision, .. } => {
+                self.policies.push((contract, to, effective, decision));
+            }
             Entry::Restored { fence, .. } => self.fence = Some(fence),
             Entry::KeyLimits { at, key, limits, .. } => {
                 let known = self.key(&key)?;
@@ -226,6 +231,14 @@ impl Walk {
         }
         if store.fence()? != self.fence {
             return table("the table `fence` does not say when the database was put back".into());
+        }
+        let signed = store.policies()?.into_iter().filter(|row| row.is_signed);
+        let row =
+            |row: PolicyRow| (row.contract, Digest::of(&row.document), row.says.effective, row.says.decision);
+        let mut policies = self.policies.clone();
+        policies.sort_by(|one, other| one.0.cmp(&other.0));
+        if signed.map(row).collect::<Vec<_>>() != policies {
+            return table("the table `policy` does not list the policies that followed genesis".into());
         }
         if store.device_logs()? != self.device_logs {
             return table("the table `device_log` does not say how far it was read".into());

@@ -1,13 +1,11 @@
 //! Destruction: what an approved `destroy-key` becomes. The statement that the key is gone is signed first, and is nobody's
 //! before it is true.
 
-use assent_consensus::digest::Digest;
-use assent_consensus::jws::Jws;
 use assent_consensus::message::{Change, KeyTransition, KeyVersion};
 use assent_consensus::subject::Subject;
 use assent_consensus::time::{Millis, UnixMillis};
 
-use super::{ApprovedChanges, Mandate, set_state};
+use super::{ApprovedChanges, Changed, Mandate, set_state};
 use crate::device::DeviceError;
 use crate::life;
 use crate::pins::KeyState;
@@ -29,21 +27,12 @@ pub struct Destruction {
     pub overlap: Millis,
 }
 
-/// A destruction that was done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Destroyed {
-    /// The governing contract's statement.
-    pub change: Jws,
-    /// The head of the audit log after its signature.
-    pub audit: Digest,
-}
-
 impl ApprovedChanges {
     /// Destroys a version of a key on its device, once nothing can be begun or finished with it.
     ///
     /// # Errors
     /// [`SigningError`]
-    pub async fn destroy(&self, destruction: Destruction) -> Result<Destroyed, SigningError> {
+    pub async fn destroy(&self, destruction: Destruction) -> Result<Changed, SigningError> {
         let _turn = self.turn.lock().await;
         let Destruction { mandate, key, version, subject, overlap } = destruction;
         let unknown = || SigningError::UnknownKey { key: key.clone(), version };
@@ -79,7 +68,7 @@ impl ApprovedChanges {
             self.reload().await?;
             tracing::warn!(alarm = true, %key, %version, "the key is destroyed");
         }
-        Ok(Destroyed { change, audit })
+        Ok(Changed { change, audit })
     }
 
     /// Whether a contract's version that a date or a limit has deactivated may have opened a request that is not over. One

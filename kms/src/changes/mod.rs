@@ -1,7 +1,8 @@
-//! Approved changes of keys: what a decision on `rotate-key` or `destroy-key` becomes. Each step is on disk before the next,
-//! and one that was cut short goes on where it stopped when its duty comes again.
+//! Approved changes: what a decision on `rotate-key`, `destroy-key` or `change-policy` becomes. Each step is on disk before
+//! the next, and one that was cut short goes on where it stopped when its duty comes again.
 
 mod destruction;
+mod policy;
 mod rotation;
 #[cfg(test)]
 mod tests;
@@ -16,7 +17,7 @@ use assent_consensus::genesis::Genesis;
 use assent_consensus::jws::{Jws, Payload, Unsigned};
 use assent_consensus::message::{KeyVersion, RequestId};
 use assent_consensus::name::Name;
-use assent_consensus::time::UnixMillis;
+use assent_consensus::time::{Millis, UnixMillis};
 
 use crate::audit::{Entry, LoggedKey};
 use crate::device::Devices;
@@ -24,10 +25,15 @@ use crate::pins::{KeyState, Pins};
 use crate::signing::{Clock, KeyName, Order, Purpose, Signing, SigningError};
 use crate::store::{Batch, Store, StoreError, Writer};
 
-pub use destruction::{Destroyed, Destruction};
+pub use destruction::Destruction;
+pub use policy::PolicyChange;
 pub use rotation::{Rotated, Rotation};
 
-/// What a key is changed by.
+/// How long before it comes into force a new version or policy is made known, so that the logs know of it when it is first
+/// used.
+const LEAD: Millis = Millis::from_secs(5);
+
+/// What something is changed by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mandate {
     /// The request that approved it.
@@ -42,7 +48,16 @@ pub struct Mandate {
     pub decided: UnixMillis,
 }
 
-/// Changes keys, one at a time.
+/// A change that was done by a statement of the governing contract.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changed {
+    /// The statement.
+    pub change: Jws,
+    /// The head of the audit log after its signature.
+    pub audit: Digest,
+}
+
+/// Changes keys and policies, one at a time.
 pub struct ApprovedChanges {
     pins: Pins,
     signing: Arc<Signing>,

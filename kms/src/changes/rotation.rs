@@ -15,17 +15,15 @@ use assent_consensus::digest::Digest;
 use assent_consensus::genesis::Genesis;
 use assent_consensus::message::{KeyTransition, KeyVersion, RequestId, TransitionReason};
 use assent_consensus::operational_key::KeyKind;
+use assent_consensus::standing::Standing;
 use assent_consensus::time::{Millis, UnixMillis};
 use assent_consensus::transition::key_of;
 
-use super::{ApprovedChanges, Mandate, log_state, set_state};
+use super::{ApprovedChanges, LEAD, Mandate, log_state, set_state};
 use crate::generation::{GenerationError, KeyToGenerate};
 use crate::pins::KeyState;
 use crate::signing::{KeyName, Purpose, SigningError};
 use crate::store::KeyRow;
-
-/// How long before it activates a new version is made known, so that the logs know of it when it is first used.
-pub(super) const LEAD: Millis = Millis::from_secs(5);
 
 /// An approved rotation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,8 +168,9 @@ impl ApprovedChanges {
         if is_done.is_some_and(|row| row.state != KeyState::PreActivation) {
             return Ok(());
         }
-        let policy = genesis.contract(&rotation.mandate.governor).map(|contract| contract.policy.digest());
-        let policy = policy.ok_or(SigningError::Busy)?;
+        let standing = Standing::new(genesis, self.pins.successions());
+        let governor = genesis.contract(&rotation.mandate.governor).ok_or(SigningError::Busy)?;
+        let policy = standing.last_policy(governor);
         let (name, request, at) = (rotation.key.clone(), rotation.mandate.request, (self.clock)());
         let governed_by = match &name {
             KeyName::Contract(name) if *name == rotation.mandate.governor => None,

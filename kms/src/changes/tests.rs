@@ -1,15 +1,21 @@
 //! Changes that are cut short at each step, and what is in force meanwhile.
 
 use assent_consensus::artifact::ToSign;
+use assent_consensus::digest::Digest;
 use assent_consensus::json::Integer;
-use assent_consensus::message::{KeyTransition, KeyVersion, TransitionReason};
+use assent_consensus::jws::Signed;
+use assent_consensus::message::{Change, KeyTransition, KeyVersion, TransitionReason};
+use assent_consensus::standing::Standing;
 use assent_consensus::time::UnixMillis;
 
-use super::rotation::LEAD;
+use super::LEAD;
 use crate::life::LimitsChange;
 use crate::pins::KeyState;
-use crate::signing::{Order, Purpose, SigningError};
-use crate::testing::{DAY, NOW, PERSON, SmallKms, destruction, governing_key, mandate, release, rotation};
+use crate::signing::{KeyName, Order, Purpose, SigningError};
+use crate::testing::{
+    DAY, NOW, PERSON, SmallKms, destruction, governing_key, governor, mandate, policy_change, release,
+    rotation,
+};
 
 fn version_at(kms: &SmallKms, moment: u64) -> (u64, KeyState) {
     let key = kms.pins.key(&release(), UnixMillis::new(moment)).expect("there is one");
@@ -147,4 +153,103 @@ async fn a_compromised_version_is_destroyed_at_once() {
     kms.settled().await;
     let row = kms.pins.key_row(&release(), KeyVersion::first()).expect("its row is kept");
     assert_eq!(row.state, KeyState::Destroyed);
+}
+
+/// The policies in force, now and once what is known comes into force.
+fn policies(kms: &SmallKms) -> Vec<Digest> {
+    let genesis = kms.pins.genesis().expect("pinned");
+    let contract = genesis.contract(&governor()).expect("there is one");
+    let standing = Standing::new(&genesis, kms.pins.successions());
+    let at = |after: u64| standing.policy_at(contract, UnixMillis::new(NOW + after));
+    vec![at(0), at(LEAD.get()), at(DAY)]
+}
+
+#[tokio::test]
+async fn a_change_of_a_policy_that_is_cut_short_anywhere_goes_on_where_it_stopped() {
+    let mut cut_short = 0;
+    for calls in 0..3 {
+        let kms = SmallKms::pinned().await;
+        let change = policy_change(1, None);
+        let (old, new) = (change.from, change.policy.digest());
+        kms.token.token().gone_after = Some(calls);
+        let first = kms.changes().change_policy(change.clone()).await;
+        cut_short += usize::from(first.is_err());
+        let kms = kms.restart();
+        (kms.token.token().gone_after, kms.token.token().is_gone) = (None, false);
+        if first.is_err() {
+            // What is on disk says when nothing is opened by the old policy any more.
+            let awaited = |after| kms.pins.awaits_policy(&governor(), UnixMillis::new(NOW + after));
+            assert_eq!([0, LEAD.get(), DAY - 1, DAY].map(awaited), [false, true, true, false]);
+            assert_eq!(policies(&kms), [old, old, old]);
+            kms.set_clock(2 * LEAD.get());
+        }
+        let done = kms.changes().change_policy(change.clone()).await.expect("done");
+        assert_eq!(kms.changes().change_policy(change).await, Ok(done.clone()), "{calls} calls");
+        assert!(first.is_err() || first == Ok(done.clone()));
+        let says = Signed::<Change>::from_jws(done.change).expect("one");
+        assert_eq!(says.unverified().effective, UnixMillis::new(NOW + LEAD.get()));
+        assert_eq!(policies(&kms), [old, new, new]);
+        assert!(!kms.pins.awaits_policy(&governor(), UnixMillis::new(NOW + LEAD.get())));
+        kms.settled().await;
+        let kms = kms.restart();
+        assert_eq!(policies(&kms), [old, new, new]);
+        crate::audit::verify(&kms.store(), &[done.audit]).expect("the log and the tables agree");
+    }
+    assert!(cut_short >= 1, "the signature: {cut_short}");
+}
+
+#[tokio::test]
+async fn a_policy_follows_the_last_one_and_no_other() {
+    let kms = SmallKms::pinned().await;
+    kms.changes().change_policy(policy_change(1, None)).await.expect("done");
+    let second = kms.changes().change_policy(policy_change(2, None)).await.expect_err("another was first");
+    assert_eq!((second.reason(), second.is_retry()), ("policy-not-in-force", false));
+    kms.changes().change_policy(policy_change(3, Some(1))).await.expect("it follows that");
+    let changes: Vec<_> = kms.store().policies().expect("read").into_iter().map(|row| row.says).collect();
+    assert_eq!(changes.len(), 2);
+    assert!(changes[0].effective < changes[1].effective, "each is in force for a while");
+    let pinned = |name: &KeyName| {
+        let sql = "SELECT policy FROM key WHERE name = ?1";
+        let name = match name {
+            KeyName::Contract(name) | KeyName::Operational(name) => name.as_str().to_owned(),
+        };
+        kms.file().query_row(sql, [name], |row| row.get::<_, Vec<u8>>(0)).expect("a row")
+    };
+    let last = policy_change(3, Some(1)).policy.digest();
+    for key in [release(), governing_key()] {
+        assert_eq!(pinned(&key), last.as_bytes());
+    }
+}
+
+#[tokio::test]
+async fn a_change_that_was_never_signed_keeps_no_other_from_being_done() {
+    let kms = SmallKms::pinned().await;
+    kms.token.token().gone_after = Some(0);
+    kms.changes().change_policy(policy_change(1, None)).await.expect_err("no token");
+    let kms = kms.restart();
+    (kms.token.token().gone_after, kms.token.token().is_gone) = (None, false);
+    kms.changes().change_policy(policy_change(2, None)).await.expect("done");
+    let late = kms.changes().change_policy(policy_change(1, None)).await.expect_err("another was first");
+    assert_eq!(late.reason(), "policy-not-in-force");
+    assert_eq!(policies(&kms)[2], policy_change(2, None).policy.digest());
+}
+
+#[tokio::test]
+async fn a_policy_whose_approval_lapses_before_it_could_be_in_force_is_not_put_there() {
+    let kms = SmallKms::pinned().await;
+    kms.set_clock(DAY - LEAD.get() + 1);
+    let late = kms.changes().change_policy(policy_change(1, None)).await.expect_err("too late");
+    assert_eq!((late.reason(), late.is_retry()), ("wrong-effective", false));
+    assert!(kms.store().policies().expect("read").is_empty());
+}
+
+#[tokio::test]
+async fn a_policy_that_the_log_does_not_know_is_found() {
+    let kms = SmallKms::pinned().await;
+    kms.changes().change_policy(policy_change(1, None)).await.expect("done");
+    kms.settled().await;
+    crate::audit::verify(&kms.store(), &[]).expect("whole");
+    kms.file().execute("UPDATE policy SET document = x'00'", []).expect("changed");
+    let error = crate::audit::verify(&kms.store(), &[]).expect_err("found");
+    assert!(error.to_string().contains("`policy`"), "{error}");
 }

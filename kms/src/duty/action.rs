@@ -1,12 +1,17 @@
 //! Actions: what a verified decision approved, and nothing else, is signed with an operational key (invariant I2).
 
+use std::sync::Arc;
+
 use assent_consensus::bundle::{Act, Bundle, VerifiedBundle, verify_under};
 use assent_consensus::digest::Digest;
+use assent_consensus::encoding::Bytes;
 use assent_consensus::genesis::ContractEntry;
 use assent_consensus::header::EventProof;
 use assent_consensus::message::{RequestId, TransitionReason};
 use assent_consensus::name::Name;
 use assent_consensus::operational_key::Algorithm;
+use assent_consensus::policy::Policy;
+use assent_consensus::policy_change::check_document;
 use assent_consensus::subject::{Subject, SubjectKind};
 use assent_consensus::time::{Millis, UnixMillis};
 use assent_consensus::vote::Outcome;
@@ -14,7 +19,7 @@ use assent_consensus::vote::Outcome;
 use super::checker::{Checker, Task, check_trusted};
 use super::order::{Prepared, orders_message};
 use super::refusal::{Refused, other_order};
-use crate::changes::{Destruction, Mandate, Rotation};
+use crate::changes::{Destruction, Mandate, PolicyChange, Rotation};
 use crate::signing::{KeyName, Purpose};
 
 /// What the process ledger says is to be done.
@@ -28,7 +33,13 @@ pub(super) struct Claim {
 
 impl Checker {
     /// Verifies that an action was approved and is due, and makes the bytes to be signed of the approved subject.
-    pub(super) fn action(&self, bundle: &Bundle, due: &EventProof, claim: &Claim) -> Result<Task, Refused> {
+    pub(super) fn action(
+        &self,
+        bundle: &Bundle,
+        document: Option<&Bytes>,
+        due: &EventProof,
+        claim: &Claim,
+    ) -> Result<Task, Refused> {
         if bundle.result.is_some() {
             return Err(Refused::person(
                 "has-result",
@@ -44,7 +55,7 @@ impl Checker {
         let purpose = match action.act {
             Act::Sign { .. } => Purpose::Action,
             Act::RotateKey { .. } => Purpose::TransitionFirst,
-            Act::DestroyKey { .. } => Purpose::Change,
+            Act::DestroyKey { .. } | Act::ChangePolicy { .. } => Purpose::Change,
         };
         self.check_fence(purpose, claim.request, approval.vote_request.opened)?;
 
@@ -61,6 +72,12 @@ impl Checker {
                 let (mandate, subject) = (mandate(&approval), approval.subject().clone());
                 let overlap = self.overlap(approval.contract, &key);
                 Ok(Task::Destroy(Destruction { mandate, key, version, subject, overlap }))
+            }
+            Act::ChangePolicy { contract, from, to } => {
+                let policy = self.proposed(approval.contract, &contract, &to, document)?;
+                let (mandate, subject) = (mandate(&approval), approval.subject().clone());
+                let act_by = action.act_by;
+                Ok(Task::ChangePolicy(PolicyChange { mandate, contract, from, policy, subject, act_by }))
             }
         }
     }
@@ -84,14 +101,37 @@ impl Checker {
         Ok(Rotation { mandate: mandate(approval), key, reason, overlap })
     }
 
+    /// The policy that was approved, which comes with the duty: its digest is what the voters signed for.
+    fn proposed(
+        &self,
+        governor: &ContractEntry,
+        contract: &Name,
+        to: &Digest,
+        document: Option<&Bytes>,
+    ) -> Result<Arc<Policy>, Refused> {
+        let Some(Bytes(document)) = document else {
+            let message = format!("the document of the policy `{to}` did not come with the duty");
+            return Err(Refused::person("no-document", message));
+        };
+        let policy = check_document(&self.standing(), contract, to, document)?;
+        if self.genesis.contract(contract).is_none_or(|target| target.chain != governor.chain) {
+            let message =
+                format!("`{contract}` is on another log than `{}`, which governs it", governor.name);
+            return Err(Refused::person("other-chain", message));
+        }
+        Ok(policy)
+    }
+
     /// How long a version of a key may be needed for what it has begun.
     fn overlap(&self, governor: &ContractEntry, key: &KeyName) -> Millis {
+        let (standing, ever) = (self.standing(), UnixMillis::new(u64::MAX));
         let target = match key {
             KeyName::Contract(name) => self.genesis.contract(name),
             KeyName::Operational(_) => None,
         };
-        let deadline = target.unwrap_or(governor).policy.deadline();
-        let overlap = deadline.get().saturating_add(governor.policy.act_within().get());
+        let deadline = standing.longest(target.unwrap_or(governor), ever, Policy::deadline);
+        let act_within = standing.longest(governor, ever, Policy::act_within);
+        let overlap = deadline.get().saturating_add(act_within.get());
         Millis::new(overlap.saturating_add(self.grace.get()))
     }
 
@@ -112,8 +152,10 @@ impl Checker {
             self.check_not_suspended(ballot.jws.kid(), "ballot")?;
         }
         let kind = approval.subject().kind();
-        let is_done_here =
-            matches!(kind, SubjectKind::Sign | SubjectKind::RotateKey | SubjectKind::DestroyKey);
+        let is_done_here = matches!(
+            kind,
+            SubjectKind::Sign | SubjectKind::RotateKey | SubjectKind::DestroyKey | SubjectKind::ChangePolicy
+        );
         if approval.decision.outcome == Outcome::Approved && !is_done_here {
             return Err(not_supported(kind));
         }

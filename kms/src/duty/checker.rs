@@ -20,7 +20,7 @@ use super::order::Prepared;
 use super::refusal::Refused;
 use super::vault::Vault;
 use super::verified::VerifiedSignatures;
-use crate::changes::{Destruction, Rotation};
+use crate::changes::{Destruction, PolicyChange, Rotation};
 use crate::pins::{KeyState, PinnedKey};
 use crate::signing::{DutyId, KeyName, Order, Purpose};
 
@@ -48,6 +48,8 @@ pub(super) enum Task {
     Rotate(Rotation),
     /// A version of a key is destroyed.
     Destroy(Destruction),
+    /// A contract's policy is followed by another.
+    ChangePolicy(PolicyChange),
 }
 
 impl Checker {
@@ -67,10 +69,10 @@ impl Checker {
                 }
                 other => Err(other_event(other, "decision-due")),
             },
-            Duty::Action { bundle, due } => match process_event(due) {
+            Duty::Action { bundle, document, due } => match process_event(due) {
                 Ok(ProcessEvent::ActionDue { case, step, request, decision, subject }) => {
                     let claim = super::action::Claim { case, step, request, decision, subject };
-                    self.action(bundle, due, &claim)
+                    self.action(bundle, document.as_ref(), due, &claim)
                 }
                 other => Err(other_event(other, "action-due")),
             },

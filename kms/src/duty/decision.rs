@@ -1,6 +1,6 @@
 //! Decisions: every ballot is verified and counted again, and at most one outcome is ever signed.
 
-use assent_consensus::bundle::{Recount, recount, verify_vote_request};
+use assent_consensus::bundle::{Asked, Recount, recount, verify_vote_request};
 use assent_consensus::header::EventProof;
 use assent_consensus::jws::{Jws, Verified};
 use assent_consensus::message::{BallotsRoot, CountedMessage, Decision, RequestId, VoteRequest};
@@ -30,7 +30,8 @@ impl Checker {
         due: &EventProof,
         claim: &Claim,
     ) -> Result<Prepared, Refused> {
-        let (question, contract) = verify_vote_request(&self.standing(), vote_request, self.signatures())?;
+        let Asked { vote_request: question, contract, policy } =
+            verify_vote_request(&self.standing(), vote_request, self.signatures())?;
         self.check_event(&contract.chain, due, "duty")?;
         if question.request != claim.request {
             let message = format!(
@@ -46,7 +47,7 @@ impl Checker {
         for ballot in ballots {
             self.check_not_suspended(ballot.jws.kid(), "ballot")?;
         }
-        let count = recount(&self.genesis, &question, ballots, cancel, self.signatures())?;
+        let count = recount(&self.genesis, &policy, &question, ballots, cancel, self.signatures())?;
         count.confirm("duty", claim.outcome, claim.decided, &claim.root)?;
         let decision = Decision {
             deployment: self.genesis.id(),

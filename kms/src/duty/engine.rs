@@ -22,7 +22,7 @@ use super::order::Prepared;
 use super::refusal::{BatchRefusal, Refusals, Refused, other_order};
 use super::vault::{KmsVault, Vault};
 use super::verified::VerifiedSignatures;
-use crate::changes::{ApprovedChanges, Destroyed, Destruction, Rotated, Rotation};
+use crate::changes::{ApprovedChanges, Changed, Rotated};
 use crate::pins::Pins;
 use crate::reload::InForce;
 use crate::signing::{DutyId, Order, Purpose, SignedOrder, Signing, SigningError};
@@ -197,8 +197,12 @@ impl Desk {
         };
         match checked.ok_or_else(broken)?? {
             Task::Sign(prepared) => self.sign(prepared).await,
-            Task::Rotate(rotation) => self.rotate(rotation).await,
-            Task::Destroy(destruction) => self.destroy(destruction).await,
+            Task::Rotate(rotation) => {
+                let Rotated { transition, audit } = self.vault.rotate(rotation).await?;
+                Ok(DutyAnswer::Rotated { transition, audit })
+            }
+            Task::Destroy(destruction) => changed(self.vault.destroy(destruction).await?),
+            Task::ChangePolicy(change) => changed(self.vault.change_policy(change).await?),
         }
     }
 
@@ -229,16 +233,6 @@ impl Desk {
             Err(SigningError::Conflict { .. }) => Err(other_order(purpose, request)),
             Err(error) => Err(error.into()),
         }
-    }
-
-    async fn rotate(&self, rotation: Rotation) -> Result<DutyAnswer, Refused> {
-        let Rotated { transition, audit } = self.vault.rotate(rotation).await?;
-        Ok(DutyAnswer::Rotated { transition, audit })
-    }
-
-    async fn destroy(&self, destruction: Destruction) -> Result<DutyAnswer, Refused> {
-        let Destroyed { change, audit } = self.vault.destroy(destruction).await?;
-        Ok(DutyAnswer::Changed { change, audit })
     }
 
     /// The answer that carries a signature, which the signing service has verified.
@@ -297,6 +291,10 @@ impl Desk {
             }
         }
     }
+}
+
+fn changed(Changed { change, audit }: Changed) -> Result<DutyAnswer, Refused> {
+    Ok(DutyAnswer::Changed { change, audit })
 }
 
 /// What is logged while a duty is done says for which request.

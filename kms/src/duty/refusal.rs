@@ -7,6 +7,7 @@ use assent_consensus::bundle::BundleError;
 use assent_consensus::duty::{BATCH_LIMIT, DutyAnswer, Refusal};
 use assent_consensus::header::ProofError;
 use assent_consensus::message::RequestId;
+use assent_consensus::policy_change::PolicyChangeError;
 
 use crate::signing::{DutyId, Purpose, SigningError};
 
@@ -75,11 +76,17 @@ impl From<BundleError> for Refused {
     }
 }
 
+impl From<PolicyChangeError> for Refused {
+    fn from(error: PolicyChangeError) -> Refused {
+        Refused::person(error.reason(), error.to_string())
+    }
+}
+
 impl From<SigningError> for Refused {
     fn from(error: SigningError) -> Refused {
         let remedy = if error.is_retry() { Remedy::Time } else { Remedy::Person };
         let is_verdict = match error {
-            SigningError::Conflict { .. } => true,
+            SigningError::Conflict { .. } | SigningError::PolicyChange(_) => true,
             SigningError::KeyNotActive { .. } => remedy == Remedy::Person,
             _ => false,
         };

@@ -12,7 +12,7 @@ use assent_consensus::name::Name;
 use assent_consensus::standing::Successions;
 use assent_consensus::time::UnixMillis;
 
-use crate::changes::{ApprovedChanges, Destroyed, Destruction, Rotated, Rotation};
+use crate::changes::{ApprovedChanges, Changed, Destruction, PolicyChange, Rotated, Rotation};
 use crate::pins::{PinnedKey, Pins};
 use crate::signing::{DutyId, KeyName, Order, Purpose, SignedOrder, Signing, SigningError};
 
@@ -26,7 +26,9 @@ pub(super) trait Vault: Send + Sync {
     fn key_version(&self, name: &KeyName, version: KeyVersion, now: UnixMillis) -> Option<PinnedKey>;
     fn successions(&self) -> Arc<Successions>;
     fn rotate(&self, rotation: Rotation) -> Later<'_, Result<Rotated, SigningError>>;
-    fn destroy(&self, destruction: Destruction) -> Later<'_, Result<Destroyed, SigningError>>;
+    fn destroy(&self, destruction: Destruction) -> Later<'_, Result<Changed, SigningError>>;
+    fn change_policy(&self, change: PolicyChange) -> Later<'_, Result<Changed, SigningError>>;
+    fn awaits_policy(&self, contract: &Name, now: UnixMillis) -> bool;
     fn is_suspended(&self, voter: Thumbprint) -> bool;
     fn is_released(&self, request: RequestId) -> bool;
     fn fence(&self) -> Option<UnixMillis>;
@@ -71,8 +73,16 @@ impl Vault for KmsVault {
         Box::pin(self.changes.rotate(rotation))
     }
 
-    fn destroy(&self, destruction: Destruction) -> Later<'_, Result<Destroyed, SigningError>> {
+    fn destroy(&self, destruction: Destruction) -> Later<'_, Result<Changed, SigningError>> {
         Box::pin(self.changes.destroy(destruction))
+    }
+
+    fn change_policy(&self, change: PolicyChange) -> Later<'_, Result<Changed, SigningError>> {
+        Box::pin(self.changes.change_policy(change))
+    }
+
+    fn awaits_policy(&self, contract: &Name, now: UnixMillis) -> bool {
+        self.pins.awaits_policy(contract, now)
     }
 
     fn is_suspended(&self, voter: Thumbprint) -> bool {

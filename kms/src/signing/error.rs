@@ -1,6 +1,7 @@
 //! Why nothing was signed.
 
 use assent_consensus::message::{KeyVersion, RequestId};
+use assent_consensus::policy_change::PolicyChangeError;
 use assent_consensus::time::UnixMillis;
 
 use super::{KeyName, Order, Purpose};
@@ -82,6 +83,9 @@ pub enum SigningError {
         /// Its state.
         state: KeyState,
     },
+    /// A policy that may not follow the one before it.
+    #[error(transparent)]
+    PolicyChange(#[from] PolicyChangeError),
     /// The device gave a signature that is not one.
     #[error("the device gave a wrong signature with {0}, which is now suspended")]
     WrongSignature(KeyName),
@@ -118,6 +122,7 @@ impl SigningError {
             },
             SigningError::RateReached { .. } => "rate-reached",
             SigningError::KeyInUse { .. } => "key-in-use",
+            SigningError::PolicyChange(error) => error.reason(),
             SigningError::WrongSignature(_) => "wrong-signature",
         }
     }

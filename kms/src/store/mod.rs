@@ -9,6 +9,7 @@ mod directory;
 mod error;
 mod format;
 mod opening;
+mod policies;
 mod queue;
 mod sql;
 #[cfg(test)]
@@ -42,6 +43,7 @@ use crate::signing::{DutyId, KeyName};
 pub use batch::{Batch, Conclusion, Intended, NewKey};
 pub use directory::{DirectoryLock, check_directory, make_directory};
 pub use error::StoreError;
+pub use policies::PolicyRow;
 pub use queue::WRITER_QUEUE;
 pub use uses::{LimitReached, Uses};
 pub use writer::Writer;

@@ -4,7 +4,7 @@
 pub(crate) const APPLICATION_ID: i64 = 0x4173_4b6d;
 
 /// Migration n leads from `PRAGMA user_version` n to n + 1.
-pub(crate) const MIGRATIONS: [&str; 7] = ["
+pub(crate) const MIGRATIONS: [&str; 8] = ["
 -- `pending` is the epoch that is being put on the token.
 CREATE TABLE kms (
     one      INTEGER PRIMARY KEY CHECK (one = 1),
@@ -130,6 +130,19 @@ CREATE TABLE key_use (
     at      INTEGER NOT NULL,
     PRIMARY KEY (kind, name, version, nth)
 ) STRICT, WITHOUT ROWID;
+", "
+-- Approved policies, the `place`-th since genesis of each contract: what the change says, until when it may be done, and its
+-- message once that is signed.
+CREATE TABLE policy (
+    request  BLOB PRIMARY KEY CHECK (length(request) = 32),
+    contract TEXT NOT NULL,
+    place    INTEGER NOT NULL,
+    says     BLOB NOT NULL,
+    document BLOB NOT NULL,
+    act_by   INTEGER NOT NULL,
+    message  TEXT,
+    UNIQUE (contract, place)
+) STRICT, WITHOUT ROWID;
 "];
 
 pub(crate) const INSERT_KMS: &str = "INSERT INTO kms (one, instance, epoch, pending) VALUES (1, ?1, 0, NULL)";
@@ -176,6 +189,16 @@ pub(crate) const COMPLETE_TRANSITION: &str = "UPDATE transition SET first = ?2, 
 pub(crate) const TRANSITION: &str = "SELECT says FROM transition WHERE request = ?1";
 pub(crate) const TRANSITIONS: &str =
     "SELECT says FROM transition WHERE new IS NOT NULL ORDER BY kind, name, version";
+
+pub(crate) const POLICY: &str = "SELECT says FROM policy WHERE request = ?1";
+pub(crate) const POLICIES: &str =
+    "SELECT contract, says, document, act_by, message IS NOT NULL FROM policy ORDER BY contract, place";
+pub(crate) const DROP_UNSIGNED_POLICY: &str = "DELETE FROM policy WHERE contract = ?1 AND message IS NULL";
+pub(crate) const INSERT_POLICY: &str = "INSERT INTO policy (request, contract, place, says, document, act_by)
+    SELECT ?1, ?2, count(*) + 1, ?3, ?4, ?5 FROM policy WHERE contract = ?2";
+pub(crate) const COMPLETE_POLICY: &str = "UPDATE policy SET message = ?2 WHERE request = ?1";
+pub(crate) const PIN_POLICY: &str = "UPDATE key SET policy = ?2
+    WHERE governed_by = ?1 OR (governed_by IS NULL AND kind = 'contract' AND name = ?1)";
 
 pub(crate) const GENESIS: &str = "SELECT bytes FROM genesis WHERE one = 1";
 pub(crate) const INSERT_GENESIS: &str = "INSERT INTO genesis (one, bytes, pinned) VALUES (1, ?1, ?2)";

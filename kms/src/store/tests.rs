@@ -23,6 +23,7 @@ fn age(file: &Connection) {
         DROP TABLE transition;
         DROP TABLE fence;
         DROP TABLE key_use;
+        DROP TABLE policy;
         PRAGMA user_version = 1;",
     )
     .expect("aged");

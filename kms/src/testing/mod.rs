@@ -2,7 +2,9 @@
 
 mod pinned;
 
-pub(crate) use pinned::{DAY, PERSON, destruction, governing_key, mandate, rotation};
+pub(crate) use pinned::{
+    DAY, PERSON, destruction, governing_key, governor, mandate, policy_change, rotation,
+};
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,5 +1,7 @@
 //! A KMS that people have set up: a contract that governs itself and a release key, and approvals by that contract.
 
+use std::sync::Arc;
+
 use assent_consensus::digest::Digest;
 use assent_consensus::encoding::Bytes;
 use assent_consensus::genesis::{
@@ -10,13 +12,14 @@ use assent_consensus::jwk::PublicKey;
 use assent_consensus::message::{KeyVersion, RequestId, TransitionReason};
 use assent_consensus::name::Name;
 use assent_consensus::operational_key::{Algorithm, KeyKind};
+use assent_consensus::policy::Policy;
 use assent_consensus::subject::{SignatureFormat, Subject};
 use assent_consensus::time::{Millis, UnixMillis};
 use p256::ecdsa::SigningKey;
 
 use super::{NOW, SmallKms, in_force, public, release};
 use crate::admin::{Admin, AdminError};
-use crate::changes::{ApprovedChanges, Destruction, Mandate, Rotation};
+use crate::changes::{ApprovedChanges, Destruction, Mandate, PolicyChange, Rotation};
 use crate::life::{self, Limits};
 use crate::reload::Settings;
 use crate::signing::KeyName;
@@ -81,13 +84,7 @@ impl SmallKms {
             row.public_key.public_key().as_p256().expect("P-256").clone()
         };
         let name = |text: &str| text.parse().expect("a name");
-        let kinds = "\"sign\", \"rotate-key\", \"destroy-key\"";
-        let policy = format!(
-            "name = \"release-approval\"\nkinds = [{kinds}]\ndeadline = \"48h\"\n\
-             rule = {{ at_least = 1, of = \"all\" }}\n\
-             [[voter]]\nname = \"alice\"\n{}\ngroups = [\"all\"]\n",
-            toml(&software_key(101))
-        );
+        let policy = policy("");
         let process = format!(
             "name = \"release-signing\"\ninput = {{ artifact = \"digest\", size = \"integer\" }}\n\
              [[requester]]\nname = \"ci\"\n{}\n[[step]]\nname = \"approval\"\nask = \"release-approval\"\n\
@@ -129,6 +126,28 @@ impl SmallKms {
         };
         document.to_genesis().expect("valid").bytes().to_vec()
     }
+}
+
+/// The policy of genesis, and a comment that makes it another one.
+fn policy(comment: &str) -> String {
+    let kinds = "\"sign\", \"rotate-key\", \"destroy-key\", \"change-policy\"";
+    format!(
+        "name = \"release-approval\"\nkinds = [{kinds}]\ndeadline = \"48h\"\n\
+         rule = {{ at_least = 1, of = \"all\" }}\n\
+         [[voter]]\nname = \"alice\"\n{}\ngroups = [\"all\"]\n{comment}",
+        toml(&software_key(101))
+    )
+}
+
+/// The n-th request's change of the policy, from one that another request made, or from that of genesis.
+pub(crate) fn policy_change(request: u8, from: Option<u8>) -> PolicyChange {
+    let of_request = |request: u8| policy(&format!("# by request {request}\n"));
+    let from = Digest::of(from.map_or_else(|| policy(""), of_request).as_bytes());
+    let policy = Arc::new(Policy::parse(of_request(request).as_bytes()).expect("a policy"));
+    let (contract, to) = (governor(), policy.digest());
+    let subject = Subject::ChangePolicy { contract: contract.clone(), from, to, context: None };
+    let act_by = UnixMillis::new(NOW + DAY);
+    PolicyChange { mandate: mandate(request), contract, from, policy, subject, act_by }
 }
 
 pub(crate) fn governor() -> Name {

@@ -1,6 +1,7 @@
 //! Bundles of cases that were played on ledgers in memory: what they prove, and that nothing else proves it.
 
 mod changes;
+mod policies;
 mod refusals;
 mod remembered;
 mod rotated;
@@ -21,13 +22,13 @@ use crate::vote::{Choice, Outcome};
 fn bundle_of(world: &World, case: &str) -> Bundle {
     let request = world.asked(case);
     let record = world.request(request);
-    let contract = world.genesis.contract(&record.call.contract).unwrap();
+    let policy = world.document(record.call.contract.as_str(), &record.opened.unwrap().policy);
     let process = world.genesis.process(&record.call.process).unwrap();
     let Carrier::Answer { inclusion, decision } = world.answer_of(request) else { panic!("an answer") };
     Bundle {
         version: Integer::saturating(1),
         genesis: world.genesis.id(),
-        policy: Bytes(contract.policy.document().to_vec()),
+        policy: Bytes(policy.document().to_vec()),
         definition: Bytes(process.definition.document().to_vec()),
         start: world.case(case).start,
         vote_request: record.vote_request.unwrap(),

@@ -1,7 +1,7 @@
 //! Bundles of requests whose keys were replaced before, meanwhile and afterwards.
 
 use super::*;
-use crate::contract::query::RecordedTransition;
+use crate::contract::query::{RecordedPolicy, RecordedTransition};
 use crate::contract::tests::rotation::{contract, release};
 use crate::jws::Signed;
 use crate::message::{KeyTransition, KeyVersion};
@@ -14,12 +14,16 @@ impl assembly::Records for World {
         Ok(query::transitions(&self.consensus.state, key))
     }
 
+    fn policies(&self, contract: &Name) -> Result<Vec<RecordedPolicy>, BundleError> {
+        Ok(query::policies(&self.consensus.state, contract))
+    }
+
     fn approval(&self, request: RequestId) -> Result<Bundle, BundleError> {
         Ok(bare(self, request))
     }
 }
 
-fn whole(world: &World, case: &str) -> Bundle {
+pub(super) fn whole(world: &World, case: &str) -> Bundle {
     complete(bundle_of(world, case), world).unwrap()
 }
 
@@ -29,7 +33,7 @@ fn bare(world: &World, request: RequestId) -> Bundle {
     Bundle { result: None, ..bundle_of(world, record.asked.case.as_str()) }
 }
 
-fn signed_by(world: &mut World, case: &str, version: KeyVersion) {
+pub(super) fn signed_by(world: &mut World, case: &str, version: KeyVersion) {
     let request = world.asked(case);
     world.approve(request);
     let output = world.output_by(case, version);

@@ -2,6 +2,7 @@
 
 mod consensus;
 pub(crate) mod ledger;
+mod policy;
 mod process;
 mod random;
 pub(crate) mod rotation;

@@ -122,11 +122,18 @@ fn a_start_that_does_not_fit_is_refused() {
 #[test]
 fn a_document_must_be_here_before_the_start_that_leads_to_it() {
     let mut world = World::new();
-    let start = world.requester.sign(world.start_of("new-rules", "a"));
+    world.proposed = world.lighter();
+    let mut says = world.start_of("change-approval", "a");
+    let to = says.input.member("to").unwrap().clone();
+    says.input = json::Members::default();
+    says.input.push("from", to.clone());
+    says.input.push("to", to);
+    let start = world.requester.sign(says);
     assert_eq!(code(world.on_process(start.as_str())), "unknown-attachment");
-    world.on_process("a").unwrap();
-    assert_eq!(code(world.on_process("a")), "already-attached");
-    assert_eq!(query::attachment(&world.processes.state, &Digest::of(b"a")), Some(2));
+    let document = world.proposed.clone();
+    world.on_process(document.clone()).unwrap();
+    assert_eq!(code(world.on_process(document.clone())), "already-attached");
+    assert_eq!(query::attachment(&world.processes.state, &Digest::of(&document)), Some(2));
     world.on_process(start.as_str()).unwrap();
     // The policy that it starts from is not in force: the contract refuses, and the case ends.
     let request = world.asked("a");

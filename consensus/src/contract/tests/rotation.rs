@@ -212,7 +212,7 @@ fn a_destruction_is_recorded_by_the_statement_of_the_contract_that_approved_it()
     let says = Change { deployment: world.genesis.id(), subject, decision, effective: world.time() };
     let send = |world: &mut World, change: Jws| {
         let audit = Digest::of(b"audit");
-        world.on_process(json::write(&Carrier::Change { change, audit }))
+        world.on_process(json::write(&Carrier::Change { change, document: None, audit }))
     };
     let strangers = world.board.sign(says.clone());
     assert_eq!(code(send(&mut world, strangers)), "wrong-key");

@@ -24,6 +24,7 @@ use crate::jws::Jws;
 use crate::message::{Ballot, Cancel, Decision, KeyVersion, RequestId, Start, VoteRequest};
 use crate::name::Name;
 use crate::operational_key::{Algorithm, RawSignature, VerificationKey};
+use crate::policy::Policy;
 use crate::standing::{KeyName, version_at};
 use crate::subject::SignatureFormat;
 use crate::time::{Millis, UnixMillis};
@@ -52,6 +53,8 @@ pub(crate) struct World {
     pub(crate) stranger: Key,
     /// The later versions of keys.
     pub(crate) later_keys: BTreeMap<KeyName, Vec<Key>>,
+    /// The document of the policy that `change-board` and `change-approval` propose.
+    pub(crate) proposed: Vec<u8>,
 }
 
 impl World {
@@ -84,10 +87,10 @@ impl World {
             voter(4, &voters[4], "officers"),
             voter(5, &voters[5], "officers"),
         );
-        let process = |process: &str, rest: &str| {
+        let process_with = |process: &str, input: &str, rest: &str| {
             let requester = requester.toml();
             let text = format!(
-                "name = \"{process}\"\ninput = {{ artifact = \"digest\", name = \"text\", size = \"integer\" }}\n\
+                "name = \"{process}\"\ninput = {{ {input} }}\n\
                  [[requester]]\nname = \"ci\"\nkey = {requester}\n{rest}"
             );
             ProcessDocument {
@@ -96,6 +99,9 @@ impl World {
                 governed_by: name("release-approval"),
                 definition: Bytes(text.into_bytes()),
             }
+        };
+        let process = |process: &str, rest: &str| {
+            process_with(process, "artifact = \"digest\", name = \"text\", size = \"integer\"", rest)
         };
         let sign = "[[step]]\nname = \"approval\"\nask = \"release-approval\"\n\
                     subject = { kind = \"sign\", key = \"release\", name = \"{name}\", digest = \"{artifact}\", \
@@ -109,9 +115,15 @@ impl World {
         let destroy = "[[step]]\nname = \"approval\"\nask = \"release-approval\"\n\
                        subject = { kind = \"destroy-key\", key = \"release\", version = 1 }\n\
                        [[step]]\nname = \"destruction\"\nact = \"approval\"\n";
-        let policy = "[[step]]\nname = \"approval\"\nask = \"release-approval\"\n\
-                      subject = { kind = \"change-policy\", contract = \"release-approval\", from = \"{artifact}\", \
-                      to = \"{artifact}\" }\n";
+        let change = |contract: &str| {
+            let rest = format!(
+                "[[step]]\nname = \"approval\"\nask = \"release-approval\"\n\
+                 subject = {{ kind = \"change-policy\", contract = \"{contract}\", from = \"{{from}}\", to = \"{{to}}\" }}\n\
+                 [[step]]\nname = \"change\"\nact = \"approval\"\n"
+            );
+            let short = contract.trim_start_matches("release-");
+            process_with(&format!("change-{short}"), "from = \"digest\", to = \"digest\"", &rest)
+        };
         let rotate = |target: &str, reason: &str| {
             format!(
                 "[[step]]\nname = \"approval\"\nask = \"release-approval\"\n\
@@ -152,7 +164,8 @@ impl World {
                 process("release-signing", sign),
                 process("hotfix-signing", sign),
                 process("minutes", record),
-                process("new-rules", policy),
+                change("release-approval"),
+                change("board"),
                 process("board-signing", board_sign),
                 process("destroy-release", destroy),
                 process("rotate-release", &rotate("key = \"release\"", "every year")),
@@ -186,6 +199,7 @@ impl World {
             voters,
             stranger: Key::new(99),
             later_keys: BTreeMap::new(),
+            proposed: Vec::new(),
         }
     }
 
@@ -225,9 +239,15 @@ impl World {
 
     pub(crate) fn start_of(&self, process: &str, case: &str) -> Start {
         let mut input = Members::default();
-        input.push("artifact", Value::String(Digest::of(case.as_bytes()).to_string()));
-        input.push("name", Value::String(format!("{case}.tar")));
-        input.push("size", Value::Number(7));
+        if let Some(contract) = process.strip_prefix("change-") {
+            let contract = if contract == "board" { "board" } else { "release-approval" };
+            input.push("from", Value::String(self.policy(contract).digest().to_string()));
+            input.push("to", Value::String(Digest::of(&self.proposed).to_string()));
+        } else {
+            input.push("artifact", Value::String(Digest::of(case.as_bytes()).to_string()));
+            input.push("name", Value::String(format!("{case}.tar")));
+            input.push("size", Value::Number(7));
+        }
         Start {
             deployment: self.genesis.id(),
             chain: name("process"),
@@ -282,7 +302,7 @@ impl World {
     pub(crate) fn vote_request_of(&self, request: RequestId) -> VoteRequest {
         let call = self.request(request).call;
         let contract = call.contract;
-        let policy = &self.genesis.contract(&contract).unwrap().policy;
+        let policy = self.policy(contract.as_str());
         VoteRequest {
             deployment: self.genesis.id(),
             chain: name("consensus"),
@@ -303,6 +323,24 @@ impl World {
                 &transitions(&self.consensus.state, &KeyName::Contract(contract)),
                 self.time(),
             ),
+        }
+    }
+
+    /// A contract's policy that is in force.
+    pub(crate) fn policy(&self, contract: &str) -> Arc<Policy> {
+        let recorded = query::policies(&self.consensus.state, &name(contract));
+        match recorded.iter().rfind(|recorded| recorded.says.effective <= self.time()) {
+            None => self.genesis.contract(&name(contract)).unwrap().policy.clone(),
+            Some(recorded) => self.document(contract, &recorded.to),
+        }
+    }
+
+    /// One of a contract's policies.
+    pub(crate) fn document(&self, contract: &str, digest: &Digest) -> Arc<Policy> {
+        let genesis = &self.genesis.contract(&name(contract)).unwrap().policy;
+        match query::policy_document(&self.consensus.state, &name(contract), digest) {
+            None => genesis.clone(),
+            Some(document) => Arc::new(Policy::parse(&document).unwrap()),
         }
     }
 
@@ -431,13 +469,14 @@ impl World {
         let case_record = query::case(&self.processes.state, requester, &name(case));
         let request = case_record.and_then(|record| record.status.requests.last().copied());
         let record = request.and_then(|request| query::request(&self.consensus.state, request));
+        let policy = record.as_ref().and_then(|record| Some(record.opened.as_ref()?.policy));
         let decision = record.and_then(|record| record.decision).map(|jws| jws.digest());
         Artifact {
             format: self.genesis.keys()[0].format,
             name: format!("{case}.tar").parse().unwrap(),
             digest: Digest::of(case.as_bytes()),
             request: request.unwrap_or(RequestId(Digest::ZERO)),
-            policy: self.genesis.contract(&name("release-approval")).unwrap().policy.digest(),
+            policy: policy.unwrap_or_else(|| self.policy("release-approval").digest()),
             decision: decision.unwrap_or(Digest::ZERO),
         }
     }

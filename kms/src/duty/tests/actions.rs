@@ -135,9 +135,11 @@ async fn the_process_log_must_ask_for_exactly_what_was_approved() {
         let duty = world.action_duty(&bundle, due);
         world.needs_person(duty, reason).await;
     }
-    let Duty::Action { bundle, mut due } = world.action_duty(&bundle, right) else { unreachable!() };
+    let Duty::Action { bundle, mut due, document } = world.action_duty(&bundle, right) else {
+        unreachable!()
+    };
     due.index = super::log::number(0);
-    world.needs_person(Duty::Action { bundle, due }, "not-in-log").await;
+    world.needs_person(Duty::Action { bundle, document, due }, "not-in-log").await;
 }
 
 #[tokio::test]
@@ -306,5 +308,6 @@ async fn an_event_of_the_process_log_that_is_no_action_asks_for_none() {
     let (_, bundle) = world.approve("release-signing", "1").await;
     let place = world.processes.append(EventBytes(b"{\"type\":\"nothing\"}".to_vec()));
     let due = world.processes.proof(place);
-    world.needs_person(Duty::Action { bundle: Box::new(bundle), due }, "malformed-event").await;
+    let duty = Duty::Action { bundle: Box::new(bundle), document: None, due };
+    world.needs_person(duty, "malformed-event").await;
 }

@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 
 use super::super::vault::{Later, Vault};
 use super::log::Key;
-use crate::changes::{Destroyed, Destruction, Rotated, Rotation};
+use crate::changes::{Changed, Destruction, PolicyChange, Rotated, Rotation};
 use crate::pins::{KeyState, PinnedKey};
 use crate::signing::{DutyId, KeyName, Order, Purpose, SignedOrder, SigningError};
 
@@ -32,6 +32,10 @@ pub(super) struct Pages {
     pub(super) orders: HashMap<DutyId, SignedOrder>,
     pub(super) refusals: Vec<(Purpose, RequestId, String)>,
     pub(super) successions: Arc<Successions>,
+    /// Policies that were to be put into force.
+    pub(super) changes: Vec<PolicyChange>,
+    /// Contracts whose next policy is not signed yet.
+    pub(super) awaited: HashSet<Name>,
     /// Whether nothing can be written.
     pub(super) disk_is_full: bool,
 }
@@ -88,8 +92,17 @@ impl Vault for Books {
         self.pages().successions.clone()
     }
 
-    fn destroy(&self, _: Destruction) -> Later<'_, Result<Destroyed, SigningError>> {
+    fn destroy(&self, _: Destruction) -> Later<'_, Result<Changed, SigningError>> {
         Box::pin(async { Err(SigningError::DeviceFailed("there is no device".into())) })
+    }
+
+    fn change_policy(&self, change: PolicyChange) -> Later<'_, Result<Changed, SigningError>> {
+        self.pages().changes.push(change);
+        Box::pin(async { Err(SigningError::DeviceFailed("there is no device".into())) })
+    }
+
+    fn awaits_policy(&self, contract: &Name, _now: UnixMillis) -> bool {
+        self.pages().awaited.contains(contract)
     }
 
     fn rotate(&self, _: Rotation) -> Later<'_, Result<Rotated, SigningError>> {

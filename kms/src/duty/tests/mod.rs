@@ -8,5 +8,6 @@ mod decisions;
 mod fence;
 mod finality;
 mod log;
+mod policies;
 mod vote_requests;
 mod world;

@@ -59,6 +59,8 @@ pub(super) struct World {
     pub(super) books: Arc<Books>,
     pub(super) engine: Arc<Engine>,
     pub(super) settings: watch::Sender<Settings>,
+    /// The policy that `policy-change` proposes for `release-approval`.
+    pub(super) proposed: Vec<u8>,
     clock: Arc<AtomicU64>,
 }
 
@@ -85,20 +87,17 @@ impl World {
             format!("[[voter]]\nname = \"v{place}\"\nkey = {key}\ngroups = [\"{group}\"]\n")
         };
         let engineers = [0, 1, 2].map(|place| voter(place, "engineers")).concat();
-        let contract_entry = |id: &str, kinds: &str, rule: &str, voters: &str, key: &Key| {
-            ContractDocument {
+        let policy = |id: &str, kinds: &str, rule: &str, voters: &str| {
+            let times = "deadline = \"48h\"\nact_within = \"7d\"";
+            format!("name = \"{id}\"\nkinds = [{kinds}]\n{times}\nrule = {rule}\n{voters}")
+        };
+        let contract_entry = |id: &str, policy: &str, key: &Key| ContractDocument {
             name: name(id),
             chain: name("consensus"),
             governed_by: None,
-            policy: Bytes(
-                format!(
-                    "name = \"{id}\"\nkinds = [\"{kinds}\"]\ndeadline = \"48h\"\nact_within = \"7d\"\nrule = {rule}\n{voters}"
-                )
-                .into_bytes(),
-            ),
+            policy: Bytes(policy.into()),
             key: key.public.clone(),
             attestation: None,
-        }
         };
         let process = |id: &str, ask: &str, subject: &str| {
             let requester = requester.toml();
@@ -134,6 +133,11 @@ impl World {
         let two = "{ at_least = 2, of = \"engineers\" }";
         let window =
             "{ all = [{ at_least = 1, of = \"engineers\" }, { no_veto = \"officers\", for = \"1h\" }] }";
+        let approval = policy("release-approval", "\"sign\", \"change-policy\"", two, &engineers);
+        let change = format!(
+            "kind = \"change-policy\", contract = \"release-approval\", from = \"{}\", to = \"{{artifact}}\"",
+            Digest::of(approval.as_bytes())
+        );
         let document = GenesisDocument {
             version: number(1),
             name: name("test"),
@@ -141,19 +145,18 @@ impl World {
             created: UnixMillis::new(BEGIN),
             chains: vec![chain("process", &validators[0]), chain("consensus", &validators[1])],
             contracts: vec![
-                contract_entry("release-approval", "sign", two, &engineers, &contract),
+                contract_entry("release-approval", &approval, &contract),
                 contract_entry(
                     "nightly",
-                    "sign",
-                    window,
-                    &(engineers.clone() + &voter(3, "officers")),
+                    &policy("nightly", "\"sign\"", window, &(engineers.clone() + &voter(3, "officers"))),
                     &nightly_contract,
                 ),
-                contract_entry("hooks", "webhook", two, &engineers, &hooks),
+                contract_entry("hooks", &policy("hooks", "\"webhook\"", two, &engineers), &hooks),
             ],
             processes: vec![
                 process("release-signing", "release-approval", &sign("release")),
                 process("nightly-signing", "nightly", &sign("nightly")),
+                process("policy-change", "release-approval", &change),
                 process("any-signing", "release-approval", &sign("{name}")),
                 process(
                     "calling",
@@ -186,6 +189,7 @@ impl World {
             consensus: Log::new(genesis.id(), &name("consensus"), second),
             engine: engine(&books, &clock, &settings),
             settings,
+            proposed: approval.replace("at_least = 2", "at_least = 1").into_bytes(),
             genesis,
             requester,
             voters,
@@ -262,7 +266,8 @@ impl World {
 
     pub(super) fn start_of(&self, process: &str, case: &str) -> Start {
         let mut input = Members::default();
-        input.push("artifact", Value::String(Digest::of(case.as_bytes()).to_string()));
+        let artifact = if process == "policy-change" { &self.proposed } else { case.as_bytes() };
+        input.push("artifact", Value::String(Digest::of(artifact).to_string()));
         input.push("name", Value::String("release".into()));
         input.push("size", Value::Number(7));
         Start {
@@ -444,7 +449,7 @@ impl World {
         let ActionDue { case, step, request, decision, subject } = due;
         let event = ProcessEvent::ActionDue { case, step, request, decision, subject };
         let due = self.processes.append(event.to_bytes());
-        Duty::Action { bundle: Box::new(bundle.clone()), due: self.processes.proof(due) }
+        Duty::Action { bundle: Box::new(bundle.clone()), document: None, due: self.processes.proof(due) }
     }
 }
 
