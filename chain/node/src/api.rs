@@ -9,6 +9,7 @@
 //! | `GET /v1/requests?state=&voter=&after=&limit=` | [`RequestList`] |
 //! | `GET /v1/requests/{request}?since=&wait=` | [`RequestView`] |
 //! | `GET /v1/requests/{request}/bundle` | a bundle (`application/vnd.assent.bundle+json`) |
+//! | `GET /v1/contracts/{contract}` | [`ContractView`] |
 //! | `GET /v1/cases?after=&limit=` | [`CaseList`] |
 //! | `GET /v1/cases/{requester}/{case}?since=&wait=` | [`CaseView`] |
 //! | `GET /v1/attachments/{digest}` | the attachment's bytes |
@@ -234,6 +235,20 @@ pub struct RequestList {
     pub next: Option<String>,
 }
 
+/// The rules of a consensus contract.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContractView {
+    /// The contract.
+    pub contract: Name,
+    /// The exact document of its last policy.
+    pub policy: Bytes,
+    /// From when on that is in force; absent if it is the one of genesis.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub effective: Option<UnixMillis>,
+    /// How it came to that.
+    pub lineage: Lineage,
+}
+
 /// All that is known of one request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestView {
@@ -254,7 +269,8 @@ pub struct RequestView {
     /// The vote request, signed by the contract.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub vote_request: Option<Jws>,
-    /// How the contract's key came to the version that signed it; absent if that is the one of genesis.
+    /// How the contract's key came to the version that signed it, and its policy to this one; absent if both are those of
+    /// genesis.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub lineage: Option<Lineage>,
     /// The ballots, in the order counted.

@@ -11,8 +11,8 @@ use hyper::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 
 use crate::api::{
-    Batch, BatchReport, CaseList, CaseView, DutyList, ErrorBody, EventList, Health, RequestList,
-    RequestState, RequestView, Submitted,
+    Batch, BatchReport, CaseList, CaseView, ContractView, DutyList, ErrorBody, EventList, Health,
+    RequestList, RequestState, RequestView, Submitted,
 };
 pub use crate::http::{Address, AddressError, ExchangeError};
 use crate::http::{Answer, exchange};
@@ -176,6 +176,14 @@ impl Client {
     pub async fn bundle(&self, request: RequestId) -> Result<Vec<u8>, ClientError> {
         let path = format!("/v1/requests/{request}/bundle");
         Ok(self.get_raw(&path, Duration::ZERO).await?.body.to_vec())
+    }
+
+    /// The rules of a consensus contract.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn contract(&self, contract: &Name) -> Result<ContractView, ClientError> {
+        self.get(&format!("/v1/contracts/{contract}"), Duration::ZERO).await
     }
 
     /// A page of cases.

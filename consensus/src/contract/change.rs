@@ -50,6 +50,16 @@ pub struct RecordedPolicy {
     pub height: u64,
 }
 
+impl RecordedPolicy {
+    /// The contract whose policy it is.
+    pub fn contract(&self) -> Option<&Name> {
+        match &self.says.subject {
+            Subject::ChangePolicy { contract, .. } => Some(contract),
+            _ => None,
+        }
+    }
+}
+
 /// An approval that changes something, as the consensus ledger knows it.
 pub(super) struct Approved {
     pub(super) request: RequestId,

@@ -182,14 +182,15 @@ impl Registry {
                 successions.add(key, recorded.says);
             }
         }
-        for RecordedPolicy { says, to, .. } in change::all_policies(state) {
-            let Subject::ChangePolicy { contract, .. } = says.subject else { continue };
-            let document = policy_document(state, &contract, &to);
-            if let Some(policy) = document.and_then(|document| self.read(&to, &document)) {
+        for recorded in change::all_policies(state) {
+            let Some(contract) = recorded.contract() else { continue };
+            let RecordedPolicy { says, to, .. } = &recorded;
+            let document = policy_document(state, contract, to);
+            if let Some(policy) = document.and_then(|document| self.read(to, &document)) {
                 successions.learn(policy);
             }
             let (earliest, latest) = (says.effective, says.effective);
-            successions.adopt(contract, AdoptedPolicy { digest: to, earliest, latest });
+            successions.adopt(contract.clone(), AdoptedPolicy { digest: *to, earliest, latest });
         }
         Standing::new(&self.genesis, Arc::new(successions))
     }

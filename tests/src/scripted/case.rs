@@ -263,7 +263,7 @@ impl Deployment {
 
     /// The duty to do an action.
     pub fn action_duty(&self, bundle: Bundle, due: Place) -> Duty {
-        Duty::Action { bundle: Box::new(bundle), due: self.processes.proof(due) }
+        Duty::Action { bundle: Box::new(bundle), document: None, due: self.processes.proof(due) }
     }
 }
 

@@ -19,6 +19,7 @@ mod moment;
 mod node;
 mod policy;
 mod proof;
+mod proposal;
 mod propose;
 mod read;
 mod receipt;

@@ -2,15 +2,23 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use assent_consensus::policy::{self, Explanation, Finding, OnDeadline, Policy, Tally};
+use assent_consensus::genesis::Genesis;
+use assent_consensus::name::Name;
+use assent_consensus::policy::{self, Explanation, Finding, OnDeadline, Policy, PolicyError, Tally};
 use assent_consensus::time::UnixMillis;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use crate::api::ContractView;
+use crate::voter;
+
 use super::failure::Failure;
-use super::read;
 use super::screen::{Screen, quoted};
+use super::settings::{Settings, SettingsArgs};
+use super::write::{self, Existing};
+use super::{follow, moment, read};
 
 /// The longest line of a simulation, in bytes: a policy as JSON text, and ballots.
 const LINE_LIMIT: usize = 4 * read::DOCUMENT_LIMIT;
@@ -25,6 +33,19 @@ pub(super) enum PolicyCommand {
     Explain(File),
     /// List who votes
     Who(File),
+    /// Print the last policy of a contract, verified: exactly the document that a change must follow
+    Show(Show),
+}
+
+#[derive(Args)]
+pub(super) struct Show {
+    /// The contract, as genesis names it
+    contract: Name,
+    /// Write the document into this file
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    settings: SettingsArgs,
 }
 
 #[derive(Args)]
@@ -48,6 +69,7 @@ pub(super) fn run(command: PolicyCommand) -> Result<(), Failure> {
         PolicyCommand::Simulate(arguments) => simulate(arguments.file.as_deref()),
         PolicyCommand::Explain(arguments) => explain(&arguments),
         PolicyCommand::Who(arguments) => who(&arguments),
+        PolicyCommand::Show(arguments) => show(&arguments),
     }
 }
 
@@ -157,6 +179,63 @@ fn who(arguments: &File) -> Result<(), Failure> {
         }));
     }
     screen.result(&voters)
+}
+
+fn show(arguments: &Show) -> Result<(), Failure> {
+    let screen = Screen::new(arguments.settings.json);
+    let settings = Settings::load(&arguments.settings)?;
+    let (genesis, client) = (settings.genesis()?, settings.client()?);
+    let view = follow::block_on(async { Ok(client.contract(&arguments.contract).await?) })?;
+    let policy = last(&genesis, &view)?;
+    screen.line(format!("policy     {} ({})", policy.name(), policy.digest()))?;
+    screen.line(match view.effective {
+        None => "since      genesis".to_owned(),
+        Some(effective) => format!("since      {}", moment::utc(effective)),
+    })?;
+    match &arguments.out {
+        Some(path) => {
+            write::file(path, policy.document(), Existing::Refuse)?;
+            screen.line(format!("wrote      {}", quoted(path.display())))?;
+        }
+        None => {
+            screen.line("")?;
+            let text = String::from_utf8_lossy(policy.document());
+            text.lines().try_for_each(|line| screen.line(line))?;
+        }
+    }
+    screen.result(&json!({
+        "contract": policy.name(),
+        "digest": policy.digest(),
+        "effective": view.effective,
+        "policy": view.policy,
+    }))
+}
+
+/// The last policy that a node shows for a contract, verified.
+pub(super) fn last(genesis: &Genesis, view: &ContractView) -> Result<Arc<Policy>, Failure> {
+    voter::policy::last(genesis, view).map_err(|distrust| {
+        Failure::does_not_verify(format!(
+            "the policy that the node shows for `{}` does not verify: {distrust}",
+            view.contract
+        ))
+    })
+}
+
+/// A policy from a file, as it is to be proposed: findings are printed with line and column.
+pub(super) fn proposed(screen: &Screen, path: &Path) -> Result<Policy, Failure> {
+    let document = read::file(path, "policy", read::DOCUMENT_LIMIT)?;
+    let refused = |error: PolicyError| {
+        error.findings().iter().try_for_each(|finding| print(screen, path, "error", finding))?;
+        Err(Failure::failed(format!("the policy `{}` is refused, and nothing was sent", path.display())))
+    };
+    match Policy::parse(&document) {
+        Ok(policy) => {
+            let warnings = policy.warnings();
+            warnings.iter().try_for_each(|finding| print(screen, path, "warning", finding))?;
+            Ok(policy)
+        }
+        Err(error) => refused(error),
+    }
 }
 
 /// What a policy says, for people.

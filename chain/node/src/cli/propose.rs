@@ -7,19 +7,21 @@ use assent_consensus::genesis::{Genesis, ProcessEntry};
 use assent_consensus::json::{Members, Value};
 use assent_consensus::message::{RequestId, Start};
 use assent_consensus::name::{DisplayText, Name};
+use assent_consensus::policy::Policy;
 use assent_consensus::process::{InputType, Process, StepAction};
 use assent_consensus::{json::Integer, jws::Verified};
 use clap::Args;
 use serde_json::json;
 
-use crate::client::Client;
+use crate::api::ContractView;
+use crate::client::{Client, ClientError};
 use crate::voter::key_file::random;
 use crate::voter::{Signer, sign_message};
 
 use super::failure::Failure;
 use super::screen::{Screen, quoted};
 use super::settings::{KeyArgs, Settings, SettingsArgs};
-use super::{follow, read, receipt, show};
+use super::{follow, policy, read, receipt, show};
 
 /// Bytes of randomness in a start.
 const NONCE_BYTES: usize = 16;
@@ -34,6 +36,9 @@ pub(super) struct Propose {
     /// A file: gives the inputs that are a digest, `size` and `name`, unless they are given
     #[arg(long, value_name = "FILE")]
     artifact: Option<PathBuf>,
+    /// A policy that is to follow the contract's present one: is sent beside the start, and gives the inputs `from` and `to`
+    #[arg(long, value_name = "FILE", conflicts_with = "artifact")]
+    policy: Option<PathBuf>,
     /// The case's name, unique among your cases [default: a new UUID]
     #[arg(long, value_name = "NAME")]
     case: Option<Name>,
@@ -52,10 +57,47 @@ pub(super) fn run(arguments: &Propose) -> Result<(), Failure> {
     let (genesis, client) = (settings.genesis()?, settings.client()?);
     let process =
         genesis.process(&arguments.process).ok_or_else(|| unknown_process(&genesis, &arguments.process))?;
-    let input = input(&process.definition, &arguments.input, arguments.artifact.as_deref())?;
+    let policy = arguments.policy.as_deref().map(|path| policy::proposed(&screen, path)).transpose()?;
+    let mut given = arguments.input.clone();
+    if let Some(policy) = &policy {
+        let view = follow::block_on(async { Ok(client.contract(policy.name()).await?) })?;
+        given.extend(policy_inputs(&genesis, &view, policy, &given)?);
+    }
+    let input = input(&process.definition, &given, arguments.artifact.as_deref())?;
     let signer = settings.signer(&arguments.key)?;
     let start = sign_start(&genesis, process, arguments.case.clone(), input, &*signer)?;
-    follow::block_on(submit(arguments, &screen, &client, &genesis, process, start))
+    follow::block_on(async {
+        if let Some(policy) = &policy {
+            attach(&client, &process.chain, policy.document()).await?;
+        }
+        submit(arguments, &screen, &client, &genesis, process, start).await
+    })
+}
+
+/// The inputs `from` and `to` of a change of a policy, where they are not given.
+fn policy_inputs(
+    genesis: &Genesis,
+    view: &ContractView,
+    policy: &Policy,
+    given: &[(String, String)],
+) -> Result<Vec<(String, String)>, Failure> {
+    let last = policy::last(genesis, view)?;
+    if last.digest() == policy.digest() {
+        let message = format!("`{}` has this very policy already: there is nothing to change", policy.name());
+        return Err(Failure::failed(message));
+    }
+    let inputs = [("from", last.digest()), ("to", policy.digest())].into_iter();
+    let open = inputs.filter(|(name, _)| given.iter().all(|(known, _)| known != name));
+    Ok(open.map(|(name, digest)| (name.to_owned(), digest.to_string())).collect())
+}
+
+/// Has a document recorded, unless it is there already.
+async fn attach(client: &Client, chain: &Name, document: &[u8]) -> Result<(), Failure> {
+    match client.submit(chain, document.to_vec()).await {
+        Ok(_) => Ok(()),
+        Err(ClientError::Refused { body, .. }) if body.code == "already-attached" => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn sign_start(
@@ -240,7 +282,9 @@ fn missing(process: &Process, name: &Name, with_artifact: bool) -> Failure {
     if with_artifact {
         failure
     } else {
-        failure.help("`--input NAME=VALUE`, or `--artifact FILE` for what is known of a file")
+        failure.help(
+            "`--input NAME=VALUE`, or `--artifact FILE` for what is known of a file, or `--policy FILE` for a new policy",
+        )
     }
 }
 

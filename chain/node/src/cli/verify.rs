@@ -195,7 +195,7 @@ fn describe(genesis: &Genesis, proof: &VerifiedBundle<'_>, file_checked: bool) -
         "input": proof.start.input,
         "requester": { "name": proof.requester.name, "thumbprint": proof.vote_request.requester },
         "contract": proof.vote_request.contract,
-        "policy": { "name": proof.contract.policy.name(), "digest": proof.contract.policy.digest() },
+        "policy": { "name": proof.policy.name(), "digest": proof.policy.digest() },
         "rule": proof.rule(),
         "subject": proof.subject(),
         "opened": proof.vote_request.opened,

@@ -19,7 +19,7 @@ use crate::voter::sign_message;
 use super::failure::Failure;
 use super::screen::{Screen, quoted};
 use super::settings::{KeyArgs, Settings, SettingsArgs};
-use super::{follow, moment, receipt, show};
+use super::{follow, moment, proposal, receipt, show};
 
 #[derive(Args)]
 pub(super) struct Vote {
@@ -71,7 +71,7 @@ pub(super) fn run(arguments: &Vote) -> Result<(), Failure> {
     let view = follow::block_on(fetch(&client, arguments.request, arguments.wait))?;
     let question = Question::verify(&genesis, arguments.request, &view).map_err(refused)?;
     let (tally, casts) = question.tally(&view).map_err(refused)?;
-    let policy = &question.contract.policy;
+    let policy = &question.policy;
     let voter = policy.voter_by_key(&public.thumbprint()).ok_or_else(|| {
         Failure::failed(format!(
             "your key `{}` is not among the voters of `{}`",
@@ -81,7 +81,10 @@ pub(super) fn run(arguments: &Vote) -> Result<(), Failure> {
         .help("`assent key show` tells a key's thumbprint; voters are in the policy")
     })?;
     check_turn(&question, &tally, voter)?;
+    let change = follow::block_on(proposal::fetch(&client, &genesis, &question.vote_request.subject))?;
     present(&screen, &genesis, &question, &tally, &casts)?;
+    change.iter().try_for_each(|change| change.present(&screen))?;
+    screen.line("")?;
     screen.line(format!("you vote as {}", policy.voter(voter).name))?;
     let choice = decide(arguments)?;
     let signer = key.open(&unlock)?;
@@ -175,8 +178,7 @@ fn present(
     screen.line("")?;
     screen.line("what you are asked to approve")?;
     show::subject(screen, &vote_request.subject)?;
-    show::key(screen, genesis, &vote_request.subject)?;
-    screen.line("")
+    show::key(screen, genesis, &vote_request.subject)
 }
 
 /// The choice, confirmed by the word.

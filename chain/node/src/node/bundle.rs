@@ -1,13 +1,16 @@
 //! Making the bundle of a request from what the logs record.
 
 use assent_consensus::bundle::{self, ActionResult, Bundle, BundleError, Lineage, Records, complete};
-use assent_consensus::contract::query::{self, RecordedTransition, RequestRecord};
-use assent_consensus::contract::record::RequestState;
+use assent_consensus::contract::query::{self, RecordedPolicy, RecordedTransition, RequestRecord};
+use assent_consensus::contract::record::{Opened, RequestState};
+use assent_consensus::digest::Digest;
 use assent_consensus::encoding::Bytes;
+use assent_consensus::genesis::Genesis;
 use assent_consensus::json::Integer;
 use assent_consensus::message::{KeyVersion, RequestId};
 use assent_consensus::name::Name;
 use assent_consensus::standing::KeyName;
+use assent_consensus::time::UnixMillis;
 use assent_consensus::vote::Outcome;
 use assent_ledger::{LedgerError, Snapshot};
 
@@ -57,17 +60,22 @@ pub fn build(
     complete(logs.bundle(request, with_result)?, &logs)
 }
 
-/// How a contract's key came to this version. Reads the disk.
+/// How the key and the policy of a contract came to what opened a request. Reads the disk.
 ///
 /// # Errors
 /// [`NoBundle`]
-pub fn lineage(
-    ledgers: &Ledgers,
-    places: &Places,
-    contract: &Name,
-    version: KeyVersion,
-) -> Result<Lineage, NoBundle> {
-    bundle::lineage(contract, version, &Logs { ledgers, places })
+pub fn lineage(ledgers: &Ledgers, places: &Places, opened: &Opened) -> Result<Lineage, NoBundle> {
+    let Opened { contract, key_version, opened, .. } = opened;
+    bundle::lineage(contract, *key_version, *opened, &Logs { ledgers, places })
+}
+
+/// How the last policy of a contract came to be. Reads the disk.
+///
+/// # Errors
+/// [`NoBundle`]
+pub fn lineage_of_policy(ledgers: &Ledgers, places: &Places, contract: &Name) -> Result<Lineage, NoBundle> {
+    let ever = UnixMillis::new(u64::MAX);
+    bundle::lineage(contract, KeyVersion::first(), ever, &Logs { ledgers, places })
 }
 
 /// The logs that this node keeps, from which a bundle's parts come.
@@ -108,9 +116,31 @@ impl Records for Logs<'_> {
         Ok(longest)
     }
 
+    fn policies(&self, contract: &Name) -> Result<Vec<RecordedPolicy>, NoBundle> {
+        let Some(log) = self.ledgers.of_contract(contract) else { return Ok(Vec::new()) };
+        let state = log.reader.snapshot()?;
+        let recorded = query::policies(&state, contract);
+        state.verified()?;
+        Ok(recorded)
+    }
+
     fn approval(&self, request: RequestId) -> Result<Bundle, NoBundle> {
         self.bundle(request, false)
     }
+}
+
+/// The document of a contract's policy, on its log.
+pub(super) fn policy_document(
+    genesis: &Genesis,
+    state: &Snapshot,
+    contract: &Name,
+    digest: &Digest,
+) -> Option<Vec<u8>> {
+    let policy = &genesis.contract(contract)?.policy;
+    if policy.digest() == *digest {
+        return Some(policy.document().to_vec());
+    }
+    query::policy_document(state, contract, digest)
 }
 
 fn of_record(
@@ -132,9 +162,7 @@ fn of_record(
     };
     let genesis = ledgers.genesis();
     let not_kept = |what: String| NoBundle::NotKept(what);
-    let policy = genesis
-        .contract(&opened.contract)
-        .filter(|contract| contract.policy.digest() == opened.policy)
+    let policy = policy_document(genesis, state, &opened.contract, &opened.policy)
         .ok_or_else(|| not_kept(format!("the policy `{}`", opened.policy)))?;
     let definition = genesis
         .process(&record.call.process)
@@ -167,7 +195,7 @@ fn of_record(
     Ok(Bundle {
         version: Integer::saturating(VERSION),
         genesis: genesis.id(),
-        policy: Bytes(policy.policy.document().to_vec()),
+        policy: Bytes(policy),
         definition: Bytes(definition.definition.document().to_vec()),
         start: case.start,
         vote_request,

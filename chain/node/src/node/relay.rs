@@ -1,4 +1,5 @@
-//! The relay: carries calls, cancellations and key transitions from process logs to consensus logs, and answers back.
+//! The relay: carries calls, cancellations, key transitions and policies from process logs to consensus logs, and answers
+//! back.
 //!
 //! What is to be carried stands in the logs: calls that are not answered, and cancellations of them. So a node that
 //! starts again looks through all of it once, and goes on from there: new calls and cancellations by their place in
@@ -9,8 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use assent_consensus::contract::query::{
-    self, PendingCall, PendingCancel, RecordedTransition, RequestRecord,
+    self, PendingCall, PendingCancel, RecordedPolicy, RecordedTransition, RequestRecord,
 };
+use assent_consensus::digest::Digest;
+use assent_consensus::encoding::Bytes;
 use assent_consensus::event::{ConsensusEvent, EventBytes, ProcessEvent};
 use assent_consensus::json;
 use assent_consensus::message::RequestId;
@@ -43,8 +46,8 @@ pub struct Relay {
     cancels: HashMap<Name, Cursor>,
     /// For each consensus log: up to which height its answers were carried or are kept for another try.
     answers: HashMap<Name, u64>,
-    /// For each process log: how many key transitions were carried or are kept for another try.
-    transitions: HashMap<Name, usize>,
+    /// For each process log: how many key transitions and policies were carried or are kept for another try.
+    changes: HashMap<Name, usize>,
     /// What could not be carried and is tried again.
     again: HashSet<Item>,
 }
@@ -58,8 +61,8 @@ enum Item {
     Cancel(Name, RequestId, Vec<u8>),
     /// The answer on the consensus log of this name.
     Answer(Name, RequestId),
-    /// The key transition on the process log of this name that a request approved.
-    Transition(Name, RequestId),
+    /// The key transition or policy on the process log of this name that a request approved.
+    Change(Name, RequestId),
 }
 
 /// A transaction for a log.
@@ -78,7 +81,7 @@ impl Relay {
             calls: HashMap::new(),
             cancels: HashMap::new(),
             answers: HashMap::new(),
-            transitions: HashMap::new(),
+            changes: HashMap::new(),
             again: HashSet::new(),
         }
     }
@@ -117,7 +120,7 @@ impl Relay {
         for log in ledgers.process_logs() {
             self.new_calls(log)?;
             self.new_cancels(log)?;
-            self.new_transitions(log)?;
+            self.new_changes(log)?;
         }
         for log in ledgers.consensus_logs() {
             self.new_answers(log)?;
@@ -157,11 +160,11 @@ impl Relay {
         }
     }
 
-    fn new_transitions(&mut self, log: &Log) -> Result<(), LedgerError> {
+    fn new_changes(&mut self, log: &Log) -> Result<(), LedgerError> {
         let chain = &log.chain.id;
-        let recorded = transitions_on(log)?;
-        if self.transitions.insert(chain.clone(), recorded.len()) != Some(recorded.len()) {
-            let item = |recorded: &RecordedTransition| Item::Transition(chain.clone(), recorded.request);
+        let recorded = changes_on(log)?;
+        if self.changes.insert(chain.clone(), recorded.len()) != Some(recorded.len()) {
+            let item = |recorded: &Recorded| Item::Change(chain.clone(), recorded.request());
             self.carry(recorded.iter().map(item).collect())?;
         }
         Ok(())
@@ -236,7 +239,7 @@ impl Relay {
                 Item::Call(from, request, height) => self.load_call(item, from, *request, *height)?,
                 Item::Cancel(from, request, cancel) => self.load_cancel(item, from, *request, cancel)?,
                 Item::Answer(from, request) => self.load_answer(item, from, *request)?,
-                Item::Transition(from, request) => self.load_transition(item, from, *request)?,
+                Item::Change(from, request) => self.load_change(item, from, *request)?,
             });
         }
         Ok(loads)
@@ -292,27 +295,29 @@ impl Relay {
         Ok(Some(Load { item: item.clone(), to: to.chain.id.clone(), bytes: json::write(&carrier) }))
     }
 
-    fn load_transition(
-        &self,
-        item: &Item,
-        from: &Name,
-        request: RequestId,
-    ) -> Result<Option<Load>, LedgerError> {
+    fn load_change(&self, item: &Item, from: &Name, request: RequestId) -> Result<Option<Load>, LedgerError> {
         let Some((log, to)) = self.asked(from, request)? else { return Ok(None) };
-        let is_it = |recorded: &RecordedTransition| recorded.request == request;
-        if transitions_on(to)?.iter().any(is_it) {
+        let is_it = |recorded: &Recorded| recorded.request() == request;
+        if changes_on(to)?.iter().any(is_it) {
             return Ok(None);
         }
-        let Some(recorded) = transitions_on(log)?.into_iter().find(is_it) else { return Ok(None) };
-        let change = recorded.pair.new.digest();
+        let Some(recorded) = changes_on(log)?.into_iter().find(is_it) else { return Ok(None) };
+        let (change, height) = recorded.told();
         let tells = |event: &EventBytes| match ProcessEvent::parse(&event.0) {
             Ok(ProcessEvent::Changed { change: told, .. }) => told == change,
             _ => false,
         };
-        let place = (0..).zip(log.reader.events(recorded.height)?).find(|(_, event)| tells(event));
+        let place = (0..).zip(log.reader.events(height)?).find(|(_, event)| tells(event));
         let Some((index, _)) = place else { return Ok(None) };
-        let inclusion = log.reader.inclusion(recorded.height, index)?;
-        let carrier = Carrier::RelayedTransition { transition: recorded.pair, inclusion };
+        let inclusion = log.reader.inclusion(height, index)?;
+        let carrier = match recorded {
+            Recorded::Transition(RecordedTransition { pair, .. }) => {
+                Carrier::RelayedTransition { transition: pair, inclusion }
+            }
+            Recorded::Policy(RecordedPolicy { change, .. }, document) => {
+                Carrier::RelayedChange { change, document: Bytes(document), inclusion }
+            }
+        };
         Ok(Some(Load { item: item.clone(), to: to.chain.id.clone(), bytes: json::write(&carrier) }))
     }
 
@@ -366,11 +371,12 @@ impl Relay {
     }
 }
 
-/// A cancellation may come before the call that it is about, and one version of a key before the one that it follows.
+/// A cancellation may come before the call that it is about, and one version of a key, or one policy, before the one that it
+/// follows.
 fn is_to_come(item: &Item, code: &str) -> bool {
     match item {
         Item::Cancel(..) => code == "unknown-request",
-        Item::Transition(..) => code == "other-key-version",
+        Item::Change(..) => matches!(code, "other-key-version" | "policy-not-in-force"),
         Item::Call(..) | Item::Answer(..) => false,
     }
 }
@@ -380,9 +386,39 @@ fn is_there(code: &str) -> bool {
     code.starts_with("already-") || code == "too-late"
 }
 
-fn transitions_on(log: &Log) -> Result<Vec<RecordedTransition>, LedgerError> {
+/// A change that a log goes by.
+enum Recorded {
+    Transition(RecordedTransition),
+    /// With its document.
+    Policy(RecordedPolicy, Vec<u8>),
+}
+
+impl Recorded {
+    /// What approved it.
+    fn request(&self) -> RequestId {
+        match self {
+            Recorded::Transition(recorded) => recorded.request,
+            Recorded::Policy(recorded, _) => recorded.request,
+        }
+    }
+
+    /// What its `changed` event tells of, and the height of that.
+    fn told(&self) -> (Digest, u64) {
+        match self {
+            Recorded::Transition(recorded) => (recorded.pair.new.digest(), recorded.height),
+            Recorded::Policy(recorded, _) => (recorded.change.digest(), recorded.height),
+        }
+    }
+}
+
+fn changes_on(log: &Log) -> Result<Vec<Recorded>, LedgerError> {
     let state = log.reader.snapshot()?;
-    let recorded = query::all_transitions(&state);
+    let transitions = query::all_transitions(&state).into_iter().map(Recorded::Transition);
+    let policies = query::all_policies(&state).into_iter().filter_map(|recorded| {
+        let document = query::policy_document(&state, recorded.contract()?, &recorded.to)?;
+        Some(Recorded::Policy(recorded, document))
+    });
+    let recorded = transitions.chain(policies).collect();
     state.verified()?;
     Ok(recorded)
 }

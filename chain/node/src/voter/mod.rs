@@ -7,6 +7,7 @@
 //! ```
 
 pub mod key_file;
+pub mod policy;
 pub mod question;
 pub mod secret;
 pub mod token;

@@ -2,20 +2,23 @@
 //! on its word.
 //!
 //! ```text
-//! genesis ─▶ contract's key ─▶ vote request ─┬▶ policy, process      (the pinned ones, by digest)
-//!                                            └▶ start ─▶ requester   (his signature)
-//!                                                   └──▶ subject     (derived again by the process)
+//! genesis, and the changes approved since ─┬▶ contract's key ─▶ vote request ─┬▶ process     (that of genesis, by digest)
+//!                                          └▶ policy, by digest ◀─────────────┤
+//!                                                                             └▶ start ─▶ requester   (his signature)
+//!                                                                                   └──▶ subject  (derived by the process)
 //! ```
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use assent_consensus::bundle::{BundleError, Lineage};
+use assent_consensus::encoding::Bytes;
 use assent_consensus::genesis::{ContractEntry, Genesis, ProcessEntry};
 use assent_consensus::jws::{Jws, JwsError, Signed, Verified};
 use assent_consensus::message::{Ballot, RequestId, Start, VoteRequest};
 use assent_consensus::name::Name;
-use assent_consensus::policy::{Tally, VoterIndex};
+use assent_consensus::policy::{Policy, Tally, VoterIndex};
+use assent_consensus::policy_change::{PolicyChangeError, check_document};
 use assent_consensus::process::{ProcessError, Requester, StepAction};
 use assent_consensus::standing::{KeyName, Standing, version_at};
 use assent_consensus::time::UnixMillis;
@@ -31,6 +34,8 @@ pub struct Question<'g> {
     pub start: Verified<Start>,
     /// The contract that asks.
     pub contract: &'g ContractEntry,
+    /// The policy by which it decides.
+    pub policy: Arc<Policy>,
     /// The process that the case is a run of.
     pub process: &'g ProcessEntry,
     /// Who started the case.
@@ -76,9 +81,12 @@ pub enum Distrust {
     /// The process derives no such subject.
     #[error("the process does not ask this: {0}")]
     Process(#[from] ProcessError),
-    /// The contract's key is not shown to come from that of genesis.
-    #[error("how the contract's key came to its version: {0}")]
+    /// The contract's key or policy is not shown to come from that of genesis.
+    #[error("how the contract's key and policy came to what they are: {0}")]
     Lineage(BundleError),
+    /// The policy is not one that the contract could have.
+    #[error(transparent)]
+    Policy(PolicyChangeError),
     /// The policy or key is newer than genesis.
     #[error("{0}")]
     Newer(String),
@@ -96,7 +104,7 @@ impl<'g> Question<'g> {
     ) -> Result<Question<'g>, Distrust> {
         let jws = view.vote_request.clone().ok_or(Distrust::Missing("vote request"))?;
         let start = view.start.clone().ok_or(Distrust::Missing("start of the case"))?;
-        Question::of(genesis, request, jws, start, view.lineage.as_ref())
+        Question::of(genesis, request, jws, start, (view.lineage.as_ref(), view.policy.as_ref()))
     }
 
     fn of(
@@ -104,7 +112,7 @@ impl<'g> Question<'g> {
         request: RequestId,
         jws: Jws,
         start: Jws,
-        lineage: Option<&Lineage>,
+        (lineage, document): (Option<&Lineage>, Option<&Bytes>),
     ) -> Result<Question<'g>, Distrust> {
         let signed: Signed<VoteRequest> = message("vote request", Signed::from_jws(jws))?;
         let claim = signed.unverified();
@@ -115,7 +123,10 @@ impl<'g> Question<'g> {
             contract.ok_or_else(|| Distrust::Unknown { what: "contract", name: claim.contract.clone() })?;
         let version = claim.key_version;
         let standing = match lineage {
-            Some(lineage) => lineage.standing(genesis, &BTreeSet::new()).map_err(Distrust::Lineage)?,
+            Some(lineage) => {
+                let relied_on = (&contract.name, &claim.policy);
+                lineage.standing(genesis, relied_on, &BTreeSet::new()).map_err(Distrust::Lineage)?
+            }
             None => Standing::new(genesis, Arc::default()),
         };
         let key = standing.contract_key(contract, version).ok_or_else(|| {
@@ -129,14 +140,7 @@ impl<'g> Question<'g> {
         let transitions = standing.transitions(&KeyName::Contract(contract.name.clone()));
         same("the key version in force", &version, &version_at(transitions, vote_request.opened))?;
         same("the ledger of the vote request", &vote_request.chain, &contract.chain)?;
-        if vote_request.policy != contract.policy.digest() {
-            return Err(Distrust::Newer(format!(
-                "the vote request is under the policy `{}`, and your genesis has `{}` for `{}`",
-                vote_request.policy,
-                contract.policy.digest(),
-                contract.name
-            )));
-        }
+        let policy = policy(&standing, contract, &vote_request, document)?;
         let process = genesis.process(&vote_request.process);
         let process = process
             .ok_or_else(|| Distrust::Unknown { what: "process", name: vote_request.process.clone() })?;
@@ -149,18 +153,18 @@ impl<'g> Question<'g> {
             )));
         }
         let (start, requester) = verify_start(genesis, process, &vote_request, start)?;
-        check_subject(genesis, contract, process, &vote_request, &start)?;
-        let deadline = vote_request.opened.after(contract.policy.deadline());
+        check_subject(genesis, &policy, process, &vote_request, &start)?;
+        let deadline = vote_request.opened.after(policy.deadline());
         same("the deadline", &vote_request.deadline, &deadline)?;
-        Ok(Question { vote_request, start, contract, process, requester })
+        Ok(Question { vote_request, start, contract, policy, process, requester })
     }
 
     /// Verifies the ballots that the node shows, and counts them by the policy.
     ///
     /// # Errors
     /// [`Distrust`]
-    pub fn tally(&self, view: &RequestView) -> Result<(Tally<'g>, Vec<Cast>), Distrust> {
-        let policy = &*self.contract.policy;
+    pub fn tally(&self, view: &RequestView) -> Result<(Tally<'_>, Vec<Cast>), Distrust> {
+        let policy = &*self.policy;
         let requester = self.vote_request.requester;
         let mut tally = Tally::new(policy, Some(&requester), self.vote_request.opened);
         let mut casts = Vec::with_capacity(view.ballots.len());
@@ -181,6 +185,29 @@ impl<'g> Question<'g> {
         }
         Ok((tally, casts))
     }
+}
+
+/// The policy of a vote request: that of genesis, or one that the changes approved since led to.
+fn policy(
+    standing: &Standing<'_>,
+    contract: &ContractEntry,
+    vote_request: &VoteRequest,
+    document: Option<&Bytes>,
+) -> Result<Arc<Policy>, Distrust> {
+    let digest = &vote_request.policy;
+    if !standing.may_be_in_force(contract, digest, vote_request.opened) {
+        return Err(Distrust::Newer(format!(
+            "the vote request is under the policy `{digest}`, and your genesis has `{}` for `{}`; the changes that the \
+             node shows do not lead from the one to the other",
+            contract.policy.digest(),
+            contract.name
+        )));
+    }
+    if let Some(known) = standing.policy(contract, digest) {
+        return Ok(known.clone());
+    }
+    let Bytes(document) = document.ok_or(Distrust::Missing("policy"))?;
+    check_document(standing, &contract.name, digest, document).map_err(Distrust::Policy)
 }
 
 fn verify_start<'g>(
@@ -208,7 +235,7 @@ fn verify_start<'g>(
 
 fn check_subject(
     genesis: &Genesis,
-    contract: &ContractEntry,
+    policy: &Policy,
     process: &ProcessEntry,
     vote_request: &VoteRequest,
     start: &Start,
@@ -218,11 +245,12 @@ fn check_subject(
     same("the id of the request", &vote_request.request, &id)?;
     match process.definition.step(step).map(|step| &step.action) {
         Some(StepAction::Ask { contract: asked, retries, .. })
-            if *asked == contract.name && (1..=u64::from(*retries) + 1).contains(&attempt.get()) => {}
+            if asked == policy.name() && (1..=u64::from(*retries) + 1).contains(&attempt.get()) => {}
         _ => {
             return Err(Distrust::Differs(format!(
                 "step `{step}` of `{}` does not ask `{}` for the {attempt}. time",
-                process.name, contract.name
+                process.name,
+                policy.name()
             )));
         }
     }
@@ -230,10 +258,10 @@ fn check_subject(
     if derived != *subject {
         return Err(Distrust::Differs("the subject is not what the process derives from the start".into()));
     }
-    if !genesis.may_decide(&contract.name, subject) {
+    if !genesis.may_decide(policy, subject) {
         return Err(Distrust::Differs(format!(
             "`{}` may not decide on this `{}`",
-            contract.name,
+            policy.name(),
             subject.kind()
         )));
     }

@@ -2,13 +2,17 @@
 
 use std::collections::HashMap;
 
+use assent_consensus::bundle::Bundle;
 use assent_consensus::contract::query;
 use assent_consensus::contract::record::RequestState;
 use assent_consensus::digest::Digest;
 use assent_consensus::duty::{BATCH_BYTES, Duty, DutyBatch, Refusal, TrustedHeaders};
+use assent_consensus::encoding::Bytes;
 use assent_consensus::header::{EventProof, Finality, SealedHeader};
-use assent_consensus::message::RequestId;
+use assent_consensus::jws::{JwsError, Signed};
+use assent_consensus::message::{RequestId, VoteRequest};
 use assent_consensus::name::Name;
+use assent_consensus::subject::Subject;
 use assent_consensus::vote::Outcome;
 use assent_ledger::LedgerError;
 
@@ -38,8 +42,16 @@ pub(super) struct Batch {
 /// A duty that goes to the KMS.
 pub(super) struct Sent {
     pub(super) duty: QueuedDuty,
-    /// For an action, the decision that approved it.
-    pub(super) decision: Option<Digest>,
+    /// If it is an action.
+    pub(super) action: Option<Action>,
+}
+
+/// What an action's result needs beside the KMS's answer.
+pub(super) struct Action {
+    /// The decision that approved it.
+    pub(super) decision: Digest,
+    /// The document that the subject names, if the KMS needs it.
+    pub(super) document: Option<Bytes>,
 }
 
 /// Why a duty cannot be sent.
@@ -52,8 +64,8 @@ enum Unsent {
     Ledger(LedgerError),
 }
 
-/// A duty with its proofs, and the digest of the decision that approved it if it is an action.
-type Proven = (Duty, Option<Digest>);
+/// A duty with its proofs.
+type Proven = (Duty, Option<Action>);
 
 impl From<LedgerError> for Unsent {
     fn from(error: LedgerError) -> Unsent {
@@ -91,10 +103,10 @@ impl Batch {
                 continue;
             }
             match proofs.prove(&duty) {
-                Ok((message, decision)) => {
+                Ok((message, action)) => {
                     size += weight(&message);
                     proven.push(message);
-                    batch.sent.push(Sent { duty, decision });
+                    batch.sent.push(Sent { duty, action });
                 }
                 Err(Unsent::Gone) => batch.settled.push((duty, Fate::Done)),
                 Err(Unsent::NotKept(message)) => {
@@ -205,14 +217,27 @@ impl Proofs<'_> {
                 error => Unsent::NotKept(error.to_string()),
             })?;
         let decision = bundle.decision.digest();
+        let document = document(log, &bundle)?;
         let due = self.event(log, duty.height, Told::ActionDue, duty.request)?;
-        Ok((Duty::Action { bundle: Box::new(bundle), due }, Some(decision)))
+        let action = Action { decision, document: document.clone() };
+        Ok((Duty::Action { bundle: Box::new(bundle), document, due }, Some(action)))
     }
 
     fn event(&self, log: &Log, height: u64, told: Told, request: RequestId) -> Result<EventProof, Unsent> {
         let anchor = self.anchors.get(&log.chain.id).ok_or_else(|| not_kept(&log.chain.id))?;
         let index = self.places.find(log, height, told, request)?;
         Ok(log.reader.event_proof(*anchor, height, index)?)
+    }
+}
+
+/// The document that an approved subject names and that its action needs.
+fn document(log: &Log, bundle: &Bundle) -> Result<Option<Bytes>, Unsent> {
+    let unreadable = |error: JwsError| Unsent::NotKept(format!("the vote request cannot be read: {error}"));
+    let asked = Signed::<VoteRequest>::from_jws(bundle.vote_request.clone()).map_err(unreadable)?;
+    let Subject::ChangePolicy { to, .. } = &asked.unverified().subject else { return Ok(None) };
+    match log.reader.transaction(*to)? {
+        Some((bytes, ..)) => Ok(Some(Bytes(bytes))),
+        None => Err(Unsent::NotKept(format!("this node does not keep the document `{to}`"))),
     }
 }
 
@@ -227,8 +252,9 @@ fn weight(duty: &Duty) -> usize {
             Duty::Decision { vote_request, ballots: counted, .. } => {
                 vote_request.as_str().len() + ballots(counted)
             }
-            Duty::Action { bundle, .. } => {
-                let documents = bundle.policy.0.len() + bundle.definition.0.len();
+            Duty::Action { bundle, document, .. } => {
+                let document = document.as_ref().map_or(0, |document| document.0.len());
+                let documents = bundle.policy.0.len() + bundle.definition.0.len() + document;
                 let messages = bundle.start.as_str().len() + bundle.vote_request.as_str().len();
                 2 * documents + messages + ballots(&bundle.ballots)
             }

@@ -12,7 +12,7 @@ use crate::api::DutyKind;
 use crate::node::ledgers::Ledgers;
 
 use super::Fate;
-use super::batch::{Batch, Sent};
+use super::batch::{Action, Batch, Sent};
 use super::queue::QueuedDuty;
 
 /// Has the answers to a batch recorded, and says what became of each of its duties. Waits for the disk.
@@ -25,11 +25,10 @@ pub(super) fn record(ledgers: &Ledgers, batch: Batch, answers: Vec<DutyAnswer>) 
     }
     let mut by_log: HashMap<Name, Vec<(QueuedDuty, Transaction)>> = HashMap::new();
     for (sent, answer) in batch.sent.into_iter().zip(answers) {
-        match read(&sent, answer) {
-            Ok(transaction) => {
-                by_log.entry(sent.duty.chain.clone()).or_default().push((sent.duty, transaction));
-            }
-            Err(fate) => fates.push((sent.duty, fate)),
+        let Sent { duty, action } = sent;
+        match read(duty.kind, action, answer) {
+            Ok(transaction) => by_log.entry(duty.chain.clone()).or_default().push((duty, transaction)),
+            Err(fate) => fates.push((duty, fate)),
         }
     }
     for (chain, entries) in by_log {
@@ -43,21 +42,23 @@ pub(super) fn record(ledgers: &Ledgers, batch: Batch, answers: Vec<DutyAnswer>) 
 }
 
 /// The transaction that an answer becomes, or what becomes of the duty without one.
-fn read(sent: &Sent, answer: DutyAnswer) -> Result<Transaction, Fate> {
-    let carrier = match (sent.duty.kind, answer, sent.decision) {
+fn read(kind: DutyKind, action: Option<Action>, answer: DutyAnswer) -> Result<Transaction, Fate> {
+    let carrier = match (kind, answer, action) {
         (DutyKind::VoteRequest, DutyAnswer::Signed { message, audit }, _) => {
             Carrier::VoteRequest { vote_request: message, audit }
         }
         (DutyKind::Decision, DutyAnswer::Signed { message, audit }, _) => {
             Carrier::Decision { decision: message, audit }
         }
-        (DutyKind::Action, DutyAnswer::Performed { output, audit }, Some(decision)) => {
+        (DutyKind::Action, DutyAnswer::Performed { output, audit }, Some(Action { decision, .. })) => {
             Carrier::Result { decision, output, audit }
         }
         (DutyKind::Action, DutyAnswer::Rotated { transition, audit }, _) => {
             Carrier::Transition { transition, audit }
         }
-        (DutyKind::Action, DutyAnswer::Changed { change, audit }, _) => Carrier::Change { change, audit },
+        (DutyKind::Action, DutyAnswer::Changed { change, audit }, Some(Action { document, .. })) => {
+            Carrier::Change { change, document, audit }
+        }
         (_, DutyAnswer::Retry(refusal), _) => return Err(Fate::Refused { needs_person: false, refusal }),
         (_, DutyAnswer::NeedsPerson(refusal), _) => {
             return Err(Fate::Refused { needs_person: true, refusal });
@@ -78,8 +79,10 @@ fn recorded(error: Option<SubmitError>) -> Fate {
         {
             Fate::Done
         }
-        // The log has yet to hear of the version.
-        Some(SubmitError::Rejected(rejection)) if rejection.code == "unknown-key-version" => {
+        // The log has yet to hear of the version, or of the policy.
+        Some(SubmitError::Rejected(rejection))
+            if matches!(rejection.code, "unknown-key-version" | "wrong-policy") =>
+        {
             let refusal = Refusal { reason: "not-recorded".into(), message: rejection.to_string() };
             Fate::Refused { needs_person: false, refusal }
         }

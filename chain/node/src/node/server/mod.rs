@@ -6,6 +6,7 @@
 
 mod cases;
 mod connections;
+mod contracts;
 mod listen;
 mod problem;
 mod requests;
@@ -75,6 +76,7 @@ impl Api {
             .route("/v1/requests", get(requests::list))
             .route("/v1/requests/{request}", get(requests::one))
             .route("/v1/requests/{request}/bundle", get(requests::bundle))
+            .route("/v1/contracts/{contract}", get(contracts::one))
             .route("/v1/cases", get(cases::list))
             .route("/v1/cases/{requester}/{case}", get(cases::one))
             .route("/v1/attachments/{digest}", get(status::attachment))

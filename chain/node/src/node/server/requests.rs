@@ -12,7 +12,7 @@ use assent_consensus::genesis::ContractEntry;
 use assent_consensus::json;
 use assent_consensus::jwk::Thumbprint;
 use assent_consensus::jws::Signed;
-use assent_consensus::message::{Ballot, CountedMessage, KeyVersion, RequestId};
+use assent_consensus::message::{Ballot, CountedMessage, RequestId};
 use assent_consensus::name::Name;
 use assent_consensus::policy::{Policy, Tally};
 use assent_consensus::time::UnixMillis;
@@ -162,9 +162,9 @@ fn waits_for(api: &Api, state: &Snapshot, record: &RequestRecord, voter: Thumbpr
     let (record::RequestState::Open, Some(opened)) = (&record.status.state, &record.opened) else {
         return false;
     };
-    let Some(policy) = policy(api, record) else { return false };
+    let Some(policy) = policy(api, state, record) else { return false };
     let Some(voter) = policy.voter_by_key(&voter) else { return false };
-    let tally = tally(policy, opened, &query::ballots(state, record.request));
+    let tally = tally(&policy, opened, &query::ballots(state, record.request));
     tally.may_cast(voter, now().max(opened.opened)).is_ok()
 }
 
@@ -174,7 +174,7 @@ fn view(api: &Api, request: RequestId) -> Result<RequestView, Problem> {
         let record = query::request(&state, request);
         state.verified()?;
         if let Some(record) = record {
-            let opened = record.opened.as_ref().map(|opened| (opened.contract.clone(), opened.key_version));
+            let opened = record.opened.clone();
             let mut view = view_of(api, &state, record)?;
             // A snapshot holds a connection, and the lineage takes others.
             drop(state);
@@ -185,13 +185,16 @@ fn view(api: &Api, request: RequestId) -> Result<RequestView, Problem> {
     Err(Problem::not_found("unknown-request", format!("there is no request `{request}`")))
 }
 
-/// How the key that opened a request came to be, unless it is the one of genesis.
-fn lineage(api: &Api, opened: Option<(Name, KeyVersion)>) -> Result<Option<Lineage>, Problem> {
-    match opened.filter(|(_, version)| !version.is_first()) {
+/// How the key and the policy that opened a request came to be, unless they are those of genesis.
+fn lineage(api: &Api, opened: Option<record::Opened>) -> Result<Option<Lineage>, Problem> {
+    let is_of_genesis = |opened: &record::Opened| {
+        let contract = api.ledgers.genesis().contract(&opened.contract);
+        let policy = contract.map(|contract| contract.policy.digest());
+        opened.key_version.is_first() && policy == Some(opened.policy)
+    };
+    match opened.filter(|opened| !is_of_genesis(opened)) {
         None => Ok(None),
-        Some((contract, version)) => {
-            Ok(Some(bundle::lineage(&api.ledgers, &api.places, &contract, version)?))
-        }
+        Some(opened) => Ok(Some(bundle::lineage(&api.ledgers, &api.places, &opened)?)),
     }
 }
 
@@ -199,8 +202,9 @@ fn view_of(api: &Api, state: &Snapshot, record: RequestRecord) -> Result<Request
     let counted = query::ballots(state, record.request);
     state.verified()?;
     let summary = summary(&record);
-    let policy = policy(api, &record);
-    let explain = policy.zip(record.opened.as_ref()).and_then(|(policy, opened)| {
+    let policy = policy(api, state, &record);
+    state.verified()?;
+    let explain = policy.as_ref().zip(record.opened.as_ref()).and_then(|(policy, opened)| {
         let moment = summary.decided.unwrap_or_else(|| now().max(opened.opened));
         serde_json::to_value(tally(policy, opened, &counted).explain(moment)).ok()
     });
@@ -276,10 +280,21 @@ pub(super) fn find(log: &Log, request: RequestId) -> Result<Option<RequestSummar
 }
 
 /// The policy that counts or, before there is a vote request, the one in force.
-fn policy<'a>(api: &'a Api, record: &RequestRecord) -> Option<&'a Policy> {
-    let ContractEntry { policy, .. } = api.ledgers.genesis().contract(&record.call.contract)?;
-    let counts = record.opened.as_ref().is_none_or(|opened| opened.policy == policy.digest());
-    counts.then_some(&**policy)
+fn policy(api: &Api, state: &Snapshot, record: &RequestRecord) -> Option<Arc<Policy>> {
+    let ContractEntry { name, policy: of_genesis, .. } =
+        api.ledgers.genesis().contract(&record.call.contract)?;
+    let digest = match &record.opened {
+        Some(opened) => opened.policy,
+        None => {
+            let adopted = query::policies(state, name);
+            let in_force = adopted.iter().rfind(|adopted| adopted.says.effective <= now());
+            in_force.map_or_else(|| of_genesis.digest(), |adopted| adopted.to)
+        }
+    };
+    if of_genesis.digest() == digest {
+        return Some(of_genesis.clone());
+    }
+    Policy::parse(&query::policy_document(state, name, &digest)?).ok().map(Arc::new)
 }
 
 fn tally<'p>(policy: &'p Policy, opened: &record::Opened, counted: &[CountedMessage]) -> Tally<'p> {
