@@ -86,13 +86,9 @@ impl Books {
         }
         let audit = deployment.assent_kms(&["audit", "verify"])?;
         ensure!(audit.status.success(), "the audit log: {}", String::from_utf8_lossy(&audit.stderr));
+        deployment.check_ledgers()?;
         let mut ledgers = BTreeMap::new();
         for chain in ["process", "consensus"] {
-            let file = format!("node/data/{chain}.ledger");
-            let genesis = "node/genesis.json";
-            let check =
-                deployment.assent(&["ledger", "check", &file, "--genesis", genesis, "--chain", chain])?;
-            ensure!(check.status.success(), "{chain}: {}", String::from_utf8_lossy(&check.stderr));
             ledgers.insert(name(chain), open(deployment, chain)?);
         }
         let mut lost = BTreeMap::new();

@@ -16,7 +16,8 @@
 //! | `inherited` | RS256 with 3072 bits, made on the token before the KMS and adopted | jws |
 //!
 //! For each key `K` there is a process `K-signing`, which asks the contract that governs K; that of `nightly` asks again if
-//! its request ends without a decision. [`ROTATIONS`] has the processes that replace keys.
+//! its request ends without a decision. [`ROTATIONS`] has the processes that replace keys, [`CHANGES`] those that replace
+//! policies.
 
 use std::fmt::Write as _;
 
@@ -35,6 +36,10 @@ pub(super) const ROTATIONS: [(&str, &str, &str); 4] = [
     ("rotate-night-approval", "contract = \"night-approval\"", "every year"),
     ("night-approval-compromised", "contract = \"night-approval\"", "compromise"),
 ];
+
+/// The processes that replace a policy: name, and whose.
+pub(super) const CHANGES: [(&str, &str); 2] =
+    [("change-release-approval", GOVERNOR), ("change-night-approval", NIGHT)];
 
 /// An operational key.
 pub(super) struct Key {
@@ -93,7 +98,7 @@ pub(super) const VOTERS: [&str; 3] = ["engineer-1", "engineer-2", "engineer-3"];
 /// A policy; `key` gives the line with a voter's key.
 pub(super) fn policy(name: &str, deadline: &str, key: impl Fn(&str) -> String) -> String {
     let mut text = format!(
-        "name = \"{name}\"\nkinds = [\"sign\", \"rotate-key\"]\ndeadline = \"{deadline}\"\n\n\
+        "name = \"{name}\"\nkinds = [\"sign\", \"rotate-key\", \"change-policy\"]\ndeadline = \"{deadline}\"\n\n\
          [rule]\nat_least = 2\nof = \"engineers\"\n"
     );
     for voter in VOTERS {
@@ -109,20 +114,36 @@ pub(super) fn process(key: &str, contract: &str, line: impl Fn(&str) -> String) 
         "{{ kind = \"sign\", key = \"{key}\", name = \"{{name}}\", digest = \"{{artifact}}\", size = \"{{size}}\" }}"
     );
     let retries = if contract == NIGHT { "retries = 3\n" } else { "" };
-    asking(&format!("{key}-signing"), contract, &subject, retries, line)
+    asking(&format!("{key}-signing"), contract, FILE, &subject, retries, line)
 }
 
 /// A process of [`ROTATIONS`].
 pub(super) fn rotation(name: &str, key: &str, reason: &str, line: impl Fn(&str) -> String) -> String {
     let subject = format!("{{ kind = \"rotate-key\", {key}, reason = \"{reason}\" }}");
-    asking(name, GOVERNOR, &subject, "", line)
+    asking(name, GOVERNOR, FILE, &subject, "", line)
 }
 
-/// A process that asks a contract on a subject, and does what was approved.
-fn asking(name: &str, contract: &str, subject: &str, retries: &str, line: impl Fn(&str) -> String) -> String {
-    let mut text = format!(
-        "name = \"{name}\"\ninput = {{ artifact = \"digest\", name = \"text\", size = \"integer\" }}\n"
+/// A process of [`CHANGES`].
+pub(super) fn change(name: &str, contract: &str, line: impl Fn(&str) -> String) -> String {
+    let subject = format!(
+        "{{ kind = \"change-policy\", contract = \"{contract}\", from = \"{{from}}\", to = \"{{to}}\" }}"
     );
+    asking(name, GOVERNOR, "from = \"digest\", to = \"digest\"", &subject, "", line)
+}
+
+/// The inputs of a process on a file.
+const FILE: &str = "artifact = \"digest\", name = \"text\", size = \"integer\"";
+
+/// A process that asks a contract on a subject, and does what was approved.
+fn asking(
+    name: &str,
+    contract: &str,
+    input: &str,
+    subject: &str,
+    retries: &str,
+    line: impl Fn(&str) -> String,
+) -> String {
+    let mut text = format!("name = \"{name}\"\ninput = {{ {input} }}\n");
     for requester in REQUESTERS {
         write!(text, "\n[[requester]]\nname = \"{requester}\"\n{}\n", line(requester))
             .expect("a text takes all");
@@ -142,8 +163,9 @@ pub(super) fn deployment(kms: &str, keys: &[Key]) -> String {
         write!(text, "\n[[contract]]\npolicy = \"{contract}.toml\"\nkey = \"{contract}.jwk\"\n{governed_by}")
             .expect("a text takes all");
     }
-    for (rotation, ..) in ROTATIONS {
-        write!(text, "\n[[process]]\ndefinition = \"{rotation}.toml\"\ngoverned_by = \"{GOVERNOR}\"\n")
+    let rotations = ROTATIONS.iter().map(|(rotation, ..)| rotation);
+    for process in rotations.chain(CHANGES.iter().map(|(change, _)| change)) {
+        write!(text, "\n[[process]]\ndefinition = \"{process}.toml\"\ngoverned_by = \"{GOVERNOR}\"\n")
             .expect("a text takes all");
     }
     for Key { name: key, format, contract, .. } in keys {

@@ -145,6 +145,9 @@ impl Deployment {
                 documents::rotation(rotation, key, reason, line),
             )?;
         }
+        for (change, contract) in documents::CHANGES {
+            fs::write(here.join(format!("{change}.toml")), documents::change(change, contract, line))?;
+        }
         let remote = match link {
             Link::Socket => None,
             Link::Tls { found_at } => Some(Remote::make(&here, found_at)?),
@@ -310,6 +313,22 @@ impl Deployment {
             command.env("SOFTHSM2_CONF", token.config());
         }
         command.output().context("cannot run `assent`")
+    }
+
+    /// Has both logs verified from their first block.
+    ///
+    /// # Errors
+    /// One is not as it must be, with what the program says.
+    pub fn check_ledgers(&self) -> Result<()> {
+        for chain in ["process", "consensus"] {
+            let file = self.directory().join(format!("node/data/{chain}.ledger")).display().to_string();
+            let genesis = self.genesis_file().display().to_string();
+            let checked =
+                self.assent(&["ledger", "check", &file, "--genesis", &genesis, "--chain", chain])?;
+            let said = String::from_utf8_lossy(&checked.stderr);
+            ensure!(checked.status.success(), "`assent ledger check` of {chain}: {said}");
+        }
+        Ok(())
     }
 
     /// Runs the `assent-kms` program as the security officer does.
