@@ -6,10 +6,11 @@ use std::time::Duration;
 use assent_consensus::transaction::{ATTACHMENT_LIMIT, Content, Transaction};
 use assent_ledger::{Placed, SubmitError};
 use axum::Json;
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use http_body_util::BodyExt as _;
 use serde::Deserialize;
 use tokio::sync::oneshot;
 
@@ -134,24 +135,34 @@ impl Api {
     async fn whole(&self, body: Body, limit: usize) -> Result<Bytes, Problem> {
         let read = async {
             let _turn = self.bodies.acquire().await;
-            to_bytes(body, limit).await
+            read_whole(body, limit).await
         };
         let read = tokio::time::timeout(BODY_TIMEOUT, read).await.map_err(|_| {
             let message = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
             Problem::new(StatusCode::REQUEST_TIMEOUT, "too-slow", message)
         })?;
-        read.map_err(|error| {
-            let mut cause: Option<&dyn std::error::Error> = Some(&error);
-            while let Some(error) = cause {
-                if error.is::<http_body_util::LengthLimitError>() {
-                    let message = format!("the body has more than {limit} bytes");
-                    return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message);
-                }
-                cause = error.source();
-            }
-            Problem::bad_request(format!("the body did not arrive: {error}"))
+        let body = read.map_err(|error| Problem::bad_request(format!("the body did not arrive: {error}")))?;
+        body.ok_or_else(|| {
+            let message = format!("the body has more than {limit} bytes");
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message)
         })
     }
+}
+
+/// A body of up to `limit` bytes; nothing if there are more. Some more are read and dropped: a connection that is closed
+/// while its client still writes breaks before he reads why.
+async fn read_whole(mut body: Body, limit: usize) -> Result<Option<Bytes>, axum::Error> {
+    let (mut whole, mut length) = (Vec::new(), 0);
+    while length <= limit.saturating_mul(2) {
+        let Some(frame) = body.frame().await.transpose()? else { break };
+        let data = frame.into_data().unwrap_or_default();
+        length = data.len().saturating_add(length);
+        match length <= limit {
+            true => whole.extend_from_slice(&data),
+            false => whole = Vec::new(),
+        }
+    }
+    Ok((length <= limit).then(|| whole.into()))
 }
 
 /// Does what keeps a processor busy for a while.
