@@ -11,7 +11,7 @@ use assent_consensus::name::Name;
 use assent_consensus::operational_key::{Algorithm, KeyKind, WrongAlgorithm};
 use assent_consensus::standing::Standing;
 
-use super::{PinnedView, pinning};
+use super::{PinnedView, PolicyView, pinning};
 use crate::audit::Entry;
 use crate::device::{DeviceError, Devices, ObjectId};
 use crate::generation::{GenerationError, KeyToGenerate};
@@ -297,6 +297,34 @@ impl Admin {
         self.reload().await?;
         tracing::info!(deployment = %view.deployment, "the deployment is pinned");
         Ok(view)
+    }
+
+    /// The policies of all contracts, in order of contract and time.
+    ///
+    /// # Errors
+    /// [`AdminError::NotPinned`]
+    pub fn policies(&self) -> Result<Vec<PolicyView>, AdminError> {
+        let genesis = self.pins.genesis().ok_or(AdminError::NotPinned)?;
+        let (standing, now) = (Standing::new(&genesis, self.pins.successions()), (self.clock)());
+        let mut policies = Vec::new();
+        for contract in genesis.contracts() {
+            let adopted = standing.policies(&contract.name);
+            let later = adopted.iter().map(|adopted| (adopted.digest, Some(adopted.latest)));
+            let first = policies.len();
+            for (policy, effective) in std::iter::once((contract.policy.digest(), None)).chain(later) {
+                policies.push(PolicyView {
+                    contract: contract.name.clone(),
+                    policy,
+                    effective,
+                    in_force: false,
+                });
+            }
+            let is_begun = |view: &&mut PolicyView| view.effective.is_none_or(|effective| effective <= now);
+            if let Some(last) = policies[first..].iter_mut().rfind(is_begun) {
+                last.in_force = true;
+            }
+        }
+        Ok(policies)
     }
 
     /// A voter's ballots count no more, at once.

@@ -3,6 +3,7 @@
 //! | call | body | gives |
 //! |---|---|---|
 //! | `GET /v1/keys` | | `{"keys": [KeyView]}` |
+//! | `GET /v1/policies` | | [`PolicyList`] |
 //! | `POST /v1/keys` | [`KeyToMake`] | the new key's [`KeyView`] |
 //! | `POST /v1/keys/adopt` | [`KeyToAdopt`] | the key's [`KeyView`] |
 //! | `POST /v1/keys/limit` | [`KeyToLimit`] | the key's [`KeyView`] |
@@ -21,6 +22,7 @@ mod pinning;
 
 use std::sync::Arc;
 
+use assent_consensus::digest::Digest;
 use assent_consensus::encoding;
 use assent_consensus::genesis::GENESIS_LIMIT;
 use assent_consensus::jwk::Thumbprint;
@@ -203,6 +205,27 @@ pub struct KeyList {
     pub keys: Vec<KeyView>,
 }
 
+/// The policies by which the KMS goes, and has gone.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PolicyList {
+    /// In order of contract and time.
+    pub policies: Vec<PolicyView>,
+}
+
+/// A contract's policy.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PolicyView {
+    /// Whose it is.
+    pub contract: Name,
+    /// The digest of its document.
+    pub policy: Digest,
+    /// From when on it is in force; absent if it is that of genesis.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub effective: Option<UnixMillis>,
+    /// Whether it is the one that is in force now.
+    pub in_force: bool,
+}
+
 /// A voter.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -230,6 +253,7 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/keys/resume", post(resume))
         .route("/v1/keys/attest", post(attest))
         .route("/v1/keys/export", post(export_wrapped))
+        .route("/v1/policies", get(policies))
         .route("/v1/pin", post(pin).layer(DefaultBodyLimit::max(GENESIS_LIMIT)))
         .route("/v1/voters/suspend", post(suspend_voter))
         .route("/v1/release", post(release))
@@ -242,6 +266,10 @@ type Answer<T> = Result<Json<T>, AdminError>;
 
 async fn keys(State(admin): State<Arc<Admin>>) -> Json<KeyList> {
     Json(KeyList { keys: admin.pins.keys().iter().map(|row| admin.view(row)).collect() })
+}
+
+async fn policies(State(admin): State<Arc<Admin>>) -> Answer<PolicyList> {
+    Ok(Json(PolicyList { policies: admin.policies()? }))
 }
 
 async fn create_key(

@@ -68,6 +68,9 @@ enum Command {
     /// Make and list keys, and say what became of them
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Look at the policies of contracts
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Say what became of a voter
     #[command(subcommand)]
     Voter(VoterCommand),
@@ -88,6 +91,12 @@ enum Command {
     },
     /// Let the PIN be tried again, after you have corrected it
     RetryPin,
+}
+
+#[derive(Subcommand)]
+enum PolicyCommand {
+    /// List the policies by which this KMS goes, and has gone since genesis
+    List,
 }
 
 #[derive(Subcommand)]
@@ -271,6 +280,7 @@ fn run(command: Command, config: Config, path: &Path, screen: &Screen) -> Result
         Command::Doctor { probe: true } => direct::probe(&config, screen),
         Command::Pin { genesis } => remote::pin(&config, &genesis, screen),
         Command::Release { request } => remote::release(&config, request, screen),
+        Command::Policy(PolicyCommand::List) => remote::list_policies(&config, screen),
         Command::Voter(VoterCommand::Suspend { thumbprint }) => {
             remote::suspend_voter(&config, thumbprint, screen)
         }

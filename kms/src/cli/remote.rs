@@ -17,8 +17,8 @@ use serde::de::DeserializeOwned;
 use super::client::call;
 use super::screen::{Failure, Screen};
 use crate::admin::{
-    Attestation, KeyList, KeyToAdopt, KeyToLimit, KeyToMake, KeyView, NamedKey, PinnedView, RequestBody,
-    VoterBody, WrappedKey,
+    Attestation, KeyList, KeyToAdopt, KeyToLimit, KeyToMake, KeyView, NamedKey, PinnedView, PolicyList,
+    PolicyView, RequestBody, VoterBody, WrappedKey,
 };
 use crate::config::Config;
 use crate::life::Limits;
@@ -110,6 +110,16 @@ pub(super) fn list_keys(config: &Config, screen: &Screen) -> Result<(), Failure>
         [] => vec!["there are no keys yet: `assent-kms key create` makes one".into()],
         keys => keys.iter().flat_map(|key| [Some(line(key)), noticed(key)]).flatten().collect(),
     })
+}
+
+pub(super) fn list_policies(config: &Config, screen: &Screen) -> Result<(), Failure> {
+    let list: PolicyList = call(config, Method::GET, "/v1/policies", Vec::new())?;
+    let line = |view: &PolicyView| {
+        let since = view.effective.map_or("genesis".into(), |effective| Moment(effective).to_string());
+        let state = if view.in_force { ", in force" } else { "" };
+        format!("{:24}  {}  since {since}{state}", view.contract.as_str(), view.policy)
+    };
+    screen.show(&list, |list| list.policies.iter().map(line).collect())
 }
 
 pub(super) fn limit_key(config: &Config, key: &KeyToLimit, screen: &Screen) -> Result<(), Failure> {

@@ -81,6 +81,13 @@ fn the_runbooks_typed_in_their_order_do_what_they_say() {
     // What begins from now on uses it, as soon as it is in force.
     site.sign_releases_until(2);
 
+    let policy = runbook("Another policy");
+    let (shown, changed) = policy.split_at(1);
+    site.follow(shown);
+    site.edit_policy("release-approval.toml", "48h", "72h");
+    site.follow(changed);
+    assert_eq!(site.policies("release-approval"), 2);
+
     site.revoke_signer_of_release();
     let ended = site.follow(&runbook("Compromise"));
     assert_eq!(site.states("release")[1..], ["compromised", "active"]);

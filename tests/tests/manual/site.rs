@@ -180,6 +180,21 @@ impl Site {
         succeeded("assent doctor", &doctor);
     }
 
+    /// What the person does with a policy that was written for him.
+    pub fn edit_policy(&self, name: &str, from: &str, to: &str) {
+        let path = self.place().join(name);
+        let policy = fs::read_to_string(&path).expect("it was written");
+        assert!(policy.contains(from), "{policy}");
+        fs::write(path, policy.replace(from, to)).expect("writable");
+    }
+
+    /// How many policies of a contract the KMS has gone by.
+    pub fn policies(&self, contract: &str) -> usize {
+        let list = json(&self.assent_kms(&["policy", "list", "--json"]));
+        let rows = list["policies"].as_array().expect("policies").iter();
+        rows.filter(|row| row["contract"] == contract).count()
+    }
+
     /// Cases of `release-signing` until one is signed by this version; its bundle is where the manual has it.
     pub fn sign_releases_until(&mut self, version: u64) {
         fs::write(self.place().join("app.tar"), "an artifact").expect("writable");
@@ -310,12 +325,12 @@ impl Site {
 }
 
 const CONTRACTS: [(&str, &str); 2] = [
-    ("governance", r#"["rotate-key", "destroy-key"]"#),
+    ("governance", r#"["rotate-key", "destroy-key", "change-policy"]"#),
     ("release-approval", r#"["sign", "rotate-key", "destroy-key"]"#),
 ];
 
 /// Name, input, who decides, and on what; the manual's table has those after the first.
-pub const PROCESSES: [(&str, &str, &str, &str); 4] = [
+pub const PROCESSES: [(&str, &str, &str, &str); 5] = [
     (
         "release-signing",
         r#"{ artifact = "digest", name = "text", size = "integer" }"#,
@@ -333,6 +348,12 @@ pub const PROCESSES: [(&str, &str, &str, &str); 4] = [
         r#"{ reason = "text" }"#,
         "governance",
         r#"{ kind = "rotate-key", contract = "release-approval", reason = "{reason}" }"#,
+    ),
+    (
+        "change-release-approval",
+        r#"{ from = "digest", to = "digest" }"#,
+        "governance",
+        r#"{ kind = "change-policy", contract = "release-approval", from = "{from}", to = "{to}" }"#,
     ),
     (
         "destroy-release",
