@@ -138,6 +138,15 @@ impl<'g> Standing<'g> {
         self.successions.documents.get(digest).filter(|_| is_its)
     }
 
+    /// The contract that has adopted a policy of this digest whose document is not known.
+    pub fn lacking(&self, digest: &Digest) -> Option<&Name> {
+        let Successions { policies, documents, .. } = &*self.successions;
+        let mut named = policies.iter().filter(|_| !documents.contains_key(digest));
+        named
+            .find(|(_, adopted)| adopted.iter().any(|adopted| adopted.digest == *digest))
+            .map(|(name, _)| name)
+    }
+
     /// The longest duration that a contract's policies say, of those that are known and that were in force by a moment.
     pub fn longest(
         &self,

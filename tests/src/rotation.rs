@@ -1,10 +1,10 @@
-//! The campaign `rotation`: cases go through the real programs while their keys are replaced, three times each, and one
-//! contract's key is compromised in the midst. Every case ends as its votes say, no duty is refused but for a moment (and
-//! those of the compromised key), and every bundle is proven by genesis alone.
+//! The campaign `rotation`: cases go through the real programs while their keys are replaced, three times each, and their
+//! policies, twice each; one contract's key is compromised in the midst. Every case ends as its votes say, no duty is refused
+//! but for a moment (and those of the compromised key), and every bundle is proven by genesis alone.
 //!
 //! ```text
 //! callers ─▶ case ─▶ votes ─▶ done ─▶ bundle ─▶ verified        cases of `release-approval` and of `night-approval`
-//! officer ─▶ at each eighth of them: rotate-release, rotate-release-approval, rotate-night-approval; compromise at half
+//! officer ─▶ at each eighth of them: [`CEREMONIES`]
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,12 +16,15 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use assent::api::RequestState;
 use assent_consensus::bundle::{self, Bundle};
+use assent_consensus::digest::Digest;
 use assent_consensus::event::CaseOutcome;
 use assent_consensus::json;
 use assent_consensus::message::KeyVersion;
 use assent_consensus::vote::Choice::Approve;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+
+use Ceremony::{Compromise, Policy, Rotation};
 
 use crate::campaign::Campaign;
 use crate::deployment::{Case, Deployment, Desk};
@@ -30,19 +33,34 @@ use crate::deployment::{Case, Deployment, Desk};
 const CALLERS: u64 = 48;
 /// The cases' processes, in turn: of the contract that governs itself, and of the one that another governs.
 const PROCESSES: [&str; 2] = ["release-signing", "nightly-signing"];
-/// What the officer does when so many eighths of the cases are done.
-const ROTATIONS: [(u64, &str); 9] = [
-    (1, "rotate-release"),
-    (1, "rotate-release-approval"),
-    (2, "rotate-night-approval"),
-    (3, "rotate-release"),
-    (3, "rotate-release-approval"),
-    (4, COMPROMISED),
-    (5, "rotate-night-approval"),
-    (6, "rotate-release"),
-    (6, "rotate-release-approval"),
+
+/// What the officer does.
+#[derive(Clone, Copy)]
+enum Ceremony {
+    /// A key is followed by its next version.
+    Rotation(&'static str),
+    /// So is one that is not trusted any more.
+    Compromise(&'static str, &'static str),
+    /// A contract gets another policy.
+    Policy(&'static str, &'static str),
+}
+
+/// What is done when so many eighths of the cases are done.
+const CEREMONIES: [(u64, Ceremony); 13] = [
+    (1, Rotation("rotate-release")),
+    (1, Rotation("rotate-release-approval")),
+    (2, Policy("change-release-approval", "release-approval")),
+    (2, Rotation("rotate-night-approval")),
+    (3, Rotation("rotate-release")),
+    (3, Policy("change-night-approval", "night-approval")),
+    (3, Rotation("rotate-release-approval")),
+    (4, Compromise("night-approval-compromised", "night-approval")),
+    (5, Policy("change-night-approval", "night-approval")),
+    (5, Rotation("rotate-night-approval")),
+    (6, Rotation("rotate-release")),
+    (6, Policy("change-release-approval", "release-approval")),
+    (6, Rotation("rotate-release-approval")),
 ];
-const COMPROMISED: &str = "night-approval-compromised";
 /// Why a person may be asked for: nothing is signed by a compromised key, and what it has opened is void.
 const EXPECTED: [&str; 1] = ["key-compromised"];
 /// How long the whole may take for each case, and at least.
@@ -91,6 +109,7 @@ struct Done {
     attempts: u64,
     contract_version: KeyVersion,
     key_version: KeyVersion,
+    policy: Digest,
 }
 
 impl Shared {
@@ -123,8 +142,9 @@ impl Shared {
         let bundle: Bundle = json::read(&desk.client().bundle(case.request).await?)?;
         let proof = bundle::verify(desk.genesis(), &bundle, &BTreeSet::new())?;
         let contract_version = proof.decision.key_version;
+        let policy = proof.policy.digest();
         let key_version = bundle.result.context("it was signed")?.version;
-        Ok(Done { process, attempts, contract_version, key_version })
+        Ok(Done { process, attempts, contract_version, key_version, policy })
     }
 }
 
@@ -149,16 +169,28 @@ async fn decide(desk: &Desk, case: &Case) -> Result<()> {
     Ok(())
 }
 
-/// Replaces keys while cases are done.
+/// Replaces keys and policies while cases are done.
 async fn officer(deployment: &Deployment, count: u64, mut done: watch::Receiver<u64>) -> Result<()> {
-    for (number, (eighth, process)) in ROTATIONS.into_iter().enumerate() {
+    let desk = deployment.desk();
+    for (number, (eighth, ceremony)) in CEREMONIES.into_iter().enumerate() {
         done.wait_for(|done| *done >= count * eighth / 8).await?;
-        if process == COMPROMISED {
-            let told = deployment.assent_kms(&["key", "compromised", "--contract", "night-approval"])?;
-            ensure!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
-        }
-        let desk = deployment.desk();
-        let (case, _) = desk.start_case(process, "ci", &format!("rotation-{number}"), b"x").await?;
+        let name = format!("ceremony-{number}");
+        let (process, case) = match ceremony {
+            Rotation(process) => (process, desk.start_case(process, "ci", &name, b"x").await?.0),
+            Compromise(process, contract) => {
+                let told = deployment.assent_kms(&["key", "compromised", "--contract", contract])?;
+                ensure!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+                (process, desk.start_case(process, "ci", &name, b"x").await?.0)
+            }
+            Policy(process, contract) => {
+                let change = |policy: String| {
+                    let hours =
+                        if policy.contains("deadline = \"1h\"") { ("1h", "2h") } else { ("2h", "3h") };
+                    policy.replace(hours.0, hours.1)
+                };
+                (process, desk.propose_policy(process, contract, &name, change).await?)
+            }
+        };
         decide(desk, &case).await?;
         let (view, outcome) = desk.end(&case).await?;
         ensure!(outcome == CaseOutcome::Done, "{process}: {outcome:?}: {view:?}");
@@ -169,14 +201,19 @@ async fn officer(deployment: &Deployment, count: u64, mut done: watch::Receiver<
 /// What must be so in the end.
 fn check(deployment: &Deployment, done: Vec<Done>, campaign: &Campaign) -> Result<()> {
     let mut by_version: BTreeMap<_, u64> = BTreeMap::new();
+    let mut policies: BTreeMap<_, BTreeSet<Digest>> = BTreeMap::new();
     let again = done.iter().filter(|done| done.attempts > 1).count();
-    for Done { process, contract_version, key_version, .. } in &done {
+    for Done { process, contract_version, key_version, policy, .. } in &done {
+        policies.entry(*process).or_default().insert(*policy);
         *by_version.entry((*process, *contract_version, *key_version)).or_default() += 1;
     }
     for ((process, contract, key), count) in by_version {
         campaign.say(format!(
             "{process}: {count} with version {contract} of the contract's key and {key} of the other"
         ));
+    }
+    for (process, policies) in policies {
+        campaign.say(format!("{process}: by {} policies", policies.len()));
     }
     campaign.say(format!("{again} asked again, because the key that had asked was compromised"));
     let audited = deployment.assent_kms(&["audit", "verify"])?;

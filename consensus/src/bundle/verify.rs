@@ -132,14 +132,15 @@ pub fn verify_under<'g, 'a>(
     let (genesis, signatures) = (standing.genesis(), signatures.into());
     same(WHAT, Member::Version, &bundle.version, &Integer::saturating(1))?;
     same(WHAT, Member::Deployment, &bundle.genesis, &genesis.id())?;
-    let shown;
-    let standing = match unknown_policy(standing, bundle)? {
-        None => standing,
-        Some(policy) => {
-            shown = standing.with_document(policy);
-            &shown
+    let shown = Digest::of(&bundle.policy.0);
+    let learnt = match standing.lacking(&shown) {
+        None => None,
+        Some(contract) => {
+            let policy = check_document(standing, contract, &shown, &bundle.policy.0)?;
+            Some(standing.with_document(policy))
         }
     };
+    let standing = learnt.as_ref().unwrap_or(standing);
     let Asked { vote_request, contract, policy } =
         verify_vote_request(standing, &bundle.vote_request, signatures)?;
     let key = KeyName::Contract(contract.name.clone());
@@ -149,7 +150,7 @@ pub fn verify_under<'g, 'a>(
         opening.verify_question(genesis, Question::from(&*vote_request), &policy)?;
         opening
     };
-    same(WHAT, Member::Policy, &Digest::of(&bundle.policy.0), &vote_request.policy)?;
+    same(WHAT, Member::Policy, &shown, &vote_request.policy)?;
     same(WHAT, Member::Definition, &Digest::of(&bundle.definition.0), &vote_request.definition)?;
     let recount =
         recount(genesis, &policy, &vote_request, &bundle.ballots, bundle.cancel.as_ref(), signatures)?;
@@ -291,18 +292,6 @@ impl<'g> VerifiedBundle<'g> {
         }
         Ok(())
     }
-}
-
-/// The policy document of a bundle, if it is one of its contract's that is not known yet.
-fn unknown_policy(standing: &Standing<'_>, bundle: &Bundle) -> Result<Option<Arc<Policy>>, BundleError> {
-    let asked: Signed<VoteRequest> = read("vote request", &bundle.vote_request)?;
-    let VoteRequest { contract: name, policy, .. } = asked.unverified();
-    let Some(contract) = standing.genesis().contract(name) else { return Ok(None) };
-    let is_adopted = standing.policies(name).iter().any(|adopted| adopted.digest == *policy);
-    if !is_adopted || standing.policy(contract, policy).is_some() {
-        return Ok(None);
-    }
-    Ok(Some(check_document(standing, name, policy, &bundle.policy.0)?))
 }
 
 /// Compares the transitions that a bundle shows for a key with those that lead to the version that was used.

@@ -87,12 +87,16 @@ impl Desk {
         case: &str,
         content: &[u8],
     ) -> Result<(Jws, Case)> {
-        let signer = self.signer(person);
-        let process = self.genesis.process(&name(process)).context("there is such a process")?;
         let mut input = Members::default();
         input.push("artifact", Value::String(Digest::of(content).to_string()));
         input.push("name", Value::String(format!("{case}.bin")));
         input.push("size", Value::Number(i64::try_from(content.len())?));
+        self.start_with(process, person, case, input)
+    }
+
+    fn start_with(&self, process: &str, person: &str, case: &str, input: Members) -> Result<(Jws, Case)> {
+        let signer = self.signer(person);
+        let process = self.genesis.process(&name(process)).context("there is such a process")?;
         let start = Start {
             deployment: self.genesis.id(),
             chain: process.chain.clone(),
@@ -123,6 +127,29 @@ impl Desk {
         let (start, case) = self.start_message(process, person, case, content)?;
         let chain = self.genesis.processes()[0].chain.clone();
         Ok((case, self.submit(&chain, &start).await?))
+    }
+
+    /// Starts a case that asks for another policy of a contract; `change` makes it of the last one.
+    ///
+    /// # Errors
+    /// The node refuses it, or is not there for too long.
+    pub async fn propose_policy(
+        &self,
+        process: &str,
+        contract: &str,
+        case: &str,
+        change: impl FnOnce(String) -> String,
+    ) -> Result<Case> {
+        let last = self.client.contract(&name(contract)).await?.policy.0;
+        let next = change(String::from_utf8(last.clone())?);
+        let chain = self.genesis.processes()[0].chain.clone();
+        self.client.submit(&chain, next.clone().into_bytes()).await?;
+        let mut input = Members::default();
+        input.push("from", Value::String(Digest::of(&last).to_string()));
+        input.push("to", Value::String(Digest::of(next.as_bytes()).to_string()));
+        let (start, case) = self.start_with(process, "ci", case, input)?;
+        self.submit(&chain, &start).await?;
+        Ok(case)
     }
 
     /// Takes a case back.

@@ -314,8 +314,9 @@ impl Relay {
             Recorded::Transition(RecordedTransition { pair, .. }) => {
                 Carrier::RelayedTransition { transition: pair, inclusion }
             }
-            Recorded::Policy(RecordedPolicy { change, .. }, document) => {
-                Carrier::RelayedChange { change, document: Bytes(document), inclusion }
+            Recorded::Policy(recorded) => {
+                let Some(document) = document_of(log, &recorded)? else { return Ok(None) };
+                Carrier::RelayedChange { change: recorded.change, document: Bytes(document), inclusion }
             }
         };
         Ok(Some(Load { item: item.clone(), to: to.chain.id.clone(), bytes: json::write(&carrier) }))
@@ -389,8 +390,7 @@ fn is_there(code: &str) -> bool {
 /// A change that a log goes by.
 enum Recorded {
     Transition(RecordedTransition),
-    /// With its document.
-    Policy(RecordedPolicy, Vec<u8>),
+    Policy(RecordedPolicy),
 }
 
 impl Recorded {
@@ -398,7 +398,7 @@ impl Recorded {
     fn request(&self) -> RequestId {
         match self {
             Recorded::Transition(recorded) => recorded.request,
-            Recorded::Policy(recorded, _) => recorded.request,
+            Recorded::Policy(recorded) => recorded.request,
         }
     }
 
@@ -406,7 +406,7 @@ impl Recorded {
     fn told(&self) -> (Digest, u64) {
         match self {
             Recorded::Transition(recorded) => (recorded.pair.new.digest(), recorded.height),
-            Recorded::Policy(recorded, _) => (recorded.change.digest(), recorded.height),
+            Recorded::Policy(recorded) => (recorded.change.digest(), recorded.height),
         }
     }
 }
@@ -414,13 +414,18 @@ impl Recorded {
 fn changes_on(log: &Log) -> Result<Vec<Recorded>, LedgerError> {
     let state = log.reader.snapshot()?;
     let transitions = query::all_transitions(&state).into_iter().map(Recorded::Transition);
-    let policies = query::all_policies(&state).into_iter().filter_map(|recorded| {
-        let document = query::policy_document(&state, recorded.contract()?, &recorded.to)?;
-        Some(Recorded::Policy(recorded, document))
-    });
+    let policies = query::all_policies(&state).into_iter().map(Recorded::Policy);
     let recorded = transitions.chain(policies).collect();
     state.verified()?;
     Ok(recorded)
+}
+
+fn document_of(log: &Log, recorded: &RecordedPolicy) -> Result<Option<Vec<u8>>, LedgerError> {
+    let state = log.reader.snapshot()?;
+    let document =
+        recorded.contract().and_then(|contract| query::policy_document(&state, contract, &recorded.to));
+    state.verified()?;
+    Ok(document)
 }
 
 fn request_on(log: &Log, request: RequestId) -> Result<Option<RequestRecord>, LedgerError> {
