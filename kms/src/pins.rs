@@ -11,7 +11,7 @@ use assent_consensus::duty::{TrustedChain, TrustedHeaders};
 use assent_consensus::genesis::Genesis;
 use assent_consensus::header::TrustedHeader;
 use assent_consensus::jwk::Thumbprint;
-use assent_consensus::message::{KeyVersion, RequestId};
+use assent_consensus::message::{KeyTransition, KeyVersion, RequestId};
 use assent_consensus::name::Name;
 use assent_consensus::operational_key::VerificationKey;
 use assent_consensus::policy::Policy;
@@ -143,6 +143,13 @@ impl State {
         life::state(row, next, now)
     }
 
+    fn is_given_up(&self, row: &KeyRow) -> bool {
+        let leads_there = |next: &KeyTransition| next.version == row.version;
+        matches!(row.state, KeyState::Compromised | KeyState::Destroyed)
+            && !row.version.is_first()
+            && !self.successions.of(&row.name).iter().any(leads_there)
+    }
+
     fn ends(&self, row: &KeyRow) -> Option<UnixMillis> {
         life::end(row, self.successions.after(&row.name, row.version))
     }
@@ -207,12 +214,19 @@ impl Pins {
         self.read().genesis.clone()
     }
 
-    /// The key of this name in the version that is in force at `now`: the last one that activated by then.
+    /// The key of this name in the version that is in force at `now`: the last one that activated by then, and was not given
+    /// up before.
     pub fn key(&self, name: &KeyName, now: UnixMillis) -> Option<PinnedKey> {
         let state = self.read();
-        let is_active = |row: &&KeyRow| row.activated.is_some_and(|activated| activated <= now);
-        let row = state.keys.iter().rfind(|row| row.name == *name && is_active(row))?;
+        let is_active = |row: &KeyRow| row.activated.is_some_and(|activated| activated <= now);
+        let is_it = |row: &&KeyRow| row.name == *name && is_active(row) && !state.is_given_up(row);
+        let row = state.keys.iter().rfind(is_it)?;
         Some(state.pinned(row, now))
+    }
+
+    /// Whether a version was given up before it was in force: its transition is not signed, and never will be.
+    pub(crate) fn is_given_up(&self, row: &KeyRow) -> bool {
+        self.read().is_given_up(row)
     }
 
     /// The key of this name in one version, whatever its state.

@@ -66,8 +66,7 @@ mod tests {
         token.token().is_gone = false;
         let key = token.token().keys.remove(&rows[0].object);
         assert_eq!(compare(&rows, &mut token), Ok(vec![(rows[0].clone(), Difference::Missing)]));
-        let (other, _) = token.generate("another", KeyKind::P256).expect("generated");
-        assert_eq!(other, rows[0].object, "the same place, the same key in this token");
+        token.token().keys.insert(rows[0].object, key.clone().expect("it was there"));
         assert_eq!(compare(&rows, &mut token), Ok(vec![]));
         let (second, _) = token.generate("another", KeyKind::P256).expect("generated");
         let another = token.token().keys[&second].clone();

@@ -65,6 +65,8 @@ pub enum Entry {
     },
     /// A key is about to leave its device under a wrap key, for a backup.
     KeyExported { at: UnixMillis, by: Integer, key: LoggedKey, device: Name },
+    /// A version of a key that was never in force is gone from its device and from the table: another key gets its number.
+    KeyRemoved { at: UnixMillis, key: LoggedKey },
     /// Genesis was pinned, and its keys activated.
     Pinned { at: UnixMillis, by: Integer, deployment: DeploymentId },
     /// A key's state was changed; `by` is the user, and absent if the KMS did it by itself.
@@ -160,6 +162,11 @@ impl LoggedKey {
         LoggedKey { contract, key, version }
     }
 
+    /// Whether it is the version that genesis has.
+    fn is_first(&self) -> bool {
+        self.version.is_first()
+    }
+
     fn name(self) -> Option<KeyName> {
         match (self.contract, self.key) {
             (Some(name), None) => Some(KeyName::Contract(name)),
@@ -212,6 +219,7 @@ impl Entry {
             | Entry::KeyTried { at, .. }
             | Entry::KeyAdopted { at, .. }
             | Entry::KeyExported { at, .. }
+            | Entry::KeyRemoved { at, .. }
             | Entry::Pinned { at, .. }
             | Entry::KeyState { at, .. }
             | Entry::KeyLimits { at, .. }
@@ -235,6 +243,7 @@ impl Entry {
             Entry::KeyTried { .. } => "key-tried",
             Entry::KeyAdopted { .. } => "key-adopted",
             Entry::KeyExported { .. } => "key-exported",
+            Entry::KeyRemoved { .. } => "key-removed",
             Entry::Pinned { .. } => "pinned",
             Entry::KeyState { .. } => "key-state",
             Entry::KeyLimits { .. } => "key-limits",

@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::{Entry, LoggedKey, next_head};
 use crate::device::yubihsm::log::LogMark;
 use crate::life::Limits;
+use crate::pins::KeyState;
 use crate::store::{KeyRow, PolicyRow, Store, StoreError};
 
 /// What a whole log says.
@@ -106,6 +107,7 @@ struct KnownKey {
     public_key: VerificationKey,
     is_adopted: bool,
     state: String,
+    was_active: bool,
     limits: Limits,
     uses: Vec<UnixMillis>,
 }
@@ -148,7 +150,18 @@ impl Walk {
                 self.deployment = Some(deployment)
             }
             Entry::Pinned { .. } => return Err("a deployment is pinned twice".into()),
-            Entry::KeyState { key, to, .. } => self.key(&key)?.state = to,
+            Entry::KeyState { key, to, .. } => {
+                let known = self.key(&key)?;
+                known.was_active |= to == KeyState::Active.as_str();
+                known.state = to;
+            }
+            Entry::KeyRemoved { key, .. } => {
+                let known = self.key(&key)?;
+                if known.was_active || known.key.is_first() {
+                    return Err("a key was removed that was in force".into());
+                }
+                self.keys.retain(|known| known.key != key);
+            }
             Entry::PolicyChanged { contract, to, effective, decision, .. } => {
                 self.policies.push((contract, to, effective, decision));
             }
@@ -193,7 +206,21 @@ impl Walk {
         let state = "pre-activation".to_owned();
         let (limits, uses) = (Limits::default(), Vec::new());
         let object = object.0;
-        self.keys.push(KnownKey { key, device, object, public_key, is_adopted, state, limits, uses });
+        if self.keys.iter().any(|known| known.key == key) {
+            return Err("a key is made twice".into());
+        }
+        let was_active = false;
+        self.keys.push(KnownKey {
+            key,
+            device,
+            object,
+            public_key,
+            is_adopted,
+            state,
+            was_active,
+            limits,
+            uses,
+        });
         Ok(())
     }
 

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! From the moment at which the new version activates nothing is begun with the old one, also while the two signatures are
-//! still missing: the duty is told to come again.
+//! still missing: the duty is told to come again. If the new version is not to be trusted before both are there, it is given
+//! up: the old one stays in force, and the next approved rotation makes another key of that number.
 
 use std::sync::PoisonError;
 
@@ -20,9 +21,11 @@ use assent_consensus::time::{Millis, UnixMillis};
 use assent_consensus::transition::key_of;
 
 use super::{ApprovedChanges, LEAD, Mandate, log_state, set_state};
+use crate::audit::{Entry, LoggedKey};
+use crate::device::DeviceError;
 use crate::generation::{GenerationError, KeyToGenerate};
 use crate::pins::KeyState;
-use crate::signing::{KeyName, Purpose, SigningError};
+use crate::signing::{DutyId, KeyName, Purpose, SigningError};
 use crate::store::KeyRow;
 
 /// An approved rotation.
@@ -61,7 +64,10 @@ impl ApprovedChanges {
             Some(_) => {
                 return Err(SigningError::Conflict { purpose: Purpose::Action, request });
             }
-            None => self.begin(&genesis, &rotation).await?,
+            None => {
+                self.check_not_signed(request)?;
+                self.begin(&genesis, &rotation).await?
+            }
         };
         let governor = rotation.mandate.key();
         let (first, _) = self.sign(Purpose::TransitionFirst, request, governor, says.clone()).await?;
@@ -78,12 +84,22 @@ impl ApprovedChanges {
         Ok(reader.transition_by(request)?)
     }
 
+    /// Refuses a rotation of which a signature may be there, for a version that was given up since.
+    fn check_not_signed(&self, request: RequestId) -> Result<(), SigningError> {
+        let purpose = Purpose::TransitionFirst;
+        match self.signing.ordered(DutyId::of(purpose, request))? {
+            None => Ok(()),
+            Some(_) => Err(SigningError::Conflict { purpose, request }),
+        }
+    }
+
     /// Generates the next version, unless that was done before, and writes down what the transition says.
     async fn begin(&self, genesis: &Genesis, rotation: &Rotation) -> Result<KeyTransition, SigningError> {
         let key = &rotation.key;
         let unknown = |version| SigningError::UnknownKey { key: key.clone(), version };
         let rows = || self.pins.keys().into_iter().filter(|row| row.name == *key);
-        let old = rows().rfind(|row| row.activated.is_some()).ok_or_else(|| unknown(KeyVersion::first()))?;
+        let is_counted = |row: &KeyRow| row.activated.is_some() && !self.pins.is_given_up(row);
+        let old = rows().rfind(is_counted).ok_or_else(|| unknown(KeyVersion::first()))?;
         match self.pins.state_at(&old, (self.clock)()) {
             // Its activation date is still to come.
             state @ KeyState::PreActivation if old.version.is_first() => {
@@ -100,6 +116,9 @@ impl ApprovedChanges {
         let version = old.version.next();
         let is_made = |row: &KeyRow| row.version == version && row.state == KeyState::PreActivation;
         if !rows().any(|row| is_made(&row)) {
+            if let Some(given_up) = rows().find(|row| row.version == version) {
+                self.clear(given_up).await?;
+            }
             self.generate(&old, version).await?;
         }
         let new = rows().find(is_made).ok_or_else(|| unknown(version))?;
@@ -136,6 +155,23 @@ impl ApprovedChanges {
         written.await?;
         self.reload().await?;
         Ok(says)
+    }
+
+    /// Takes a version that was given up off its device and out of the table, so that another key can have its number.
+    async fn clear(&self, given_up: KeyRow) -> Result<(), SigningError> {
+        let object = given_up.object;
+        match self.devices.get(&given_up.device)?.run(move |device| device.destroy(object)).await {
+            Ok(()) | Err(DeviceError::NoKey(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let (at, name, version) = ((self.clock)(), given_up.name, given_up.version);
+        tracing::warn!(key = %name, %version, "the key that was given up is gone");
+        let written = self.writer.write(move |batch| {
+            batch.remove_given_up(&name, version)?;
+            batch.append(&Entry::KeyRemoved { at, key: LoggedKey::new(&name, version) }).map(drop)
+        });
+        written.await?;
+        self.reload().await
     }
 
     async fn generate(&self, old: &KeyRow, version: KeyVersion) -> Result<(), SigningError> {

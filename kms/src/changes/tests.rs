@@ -70,6 +70,42 @@ async fn nothing_is_begun_with_the_old_version_while_the_new_one_is_not_signed_y
 }
 
 #[tokio::test]
+async fn a_version_that_is_given_up_before_it_is_in_force_leaves_the_old_one_and_its_number() {
+    for calls in [2, 3] {
+        let kms = SmallKms::pinned().await;
+        let before = kms.token.token().keys.len();
+        // The token goes before the first message is signed, or before the second.
+        kms.token.token().gone_after = Some(calls);
+        kms.changes().rotate(rotation(1, TransitionReason::Rotation)).await.expect_err("no token");
+        let kms = kms.restart();
+        (kms.token.token().gone_after, kms.token.token().is_gone) = (None, false);
+        let second = KeyVersion::first().next();
+        kms.admin().compromised(release(), Some(second), PERSON).await.expect("said");
+        let later = NOW + LEAD.get() + 1;
+        assert_eq!(version_at(&kms, later), (1, KeyState::Active), "the old one stays in force");
+        // What was approved was for the key that was given up.
+        let again = kms.changes().rotate(rotation(1, TransitionReason::Rotation)).await;
+        let reason = again.expect_err("it signs nothing").reason();
+        assert_eq!(reason, "key-compromised");
+        kms.set_clock(LEAD.get() + 1);
+        let given_up = kms.pins.key_row(&release(), second).expect("there").public_key;
+        let rotated = kms.changes().rotate(rotation(2, TransitionReason::Rotation)).await.expect("rotated");
+        let says = Signed::<KeyTransition>::from_jws(rotated.transition.new).expect("one");
+        assert_eq!(says.unverified().version, second);
+        assert_ne!(says.unverified().to.thumbprint(), given_up.thumbprint());
+        assert_eq!(version_at(&kms, later + LEAD.get() + 1), (2, KeyState::Active));
+        assert_eq!(kms.token.token().keys.len(), before + 1, "the one that was given up is gone");
+        // Its case has nothing left to be done with.
+        let late = kms.changes().rotate(rotation(1, TransitionReason::Rotation)).await;
+        assert!(matches!(late, Err(SigningError::Conflict { .. } | SigningError::Busy)), "{late:?}");
+        kms.settled().await;
+        let kms = kms.restart();
+        assert_eq!(version_at(&kms, later + LEAD.get() + 1), (2, KeyState::Active));
+        crate::audit::verify(&kms.store(), &[rotated.audit]).expect("the log and the tables agree");
+    }
+}
+
+#[tokio::test]
 async fn a_rotation_waits_until_the_one_before_is_in_force() {
     let kms = SmallKms::pinned().await;
     kms.changes().rotate(rotation(1, TransitionReason::Rotation)).await.expect("rotated");

@@ -186,6 +186,17 @@ impl Batch<'_> {
         self.run(sql::INSERT_KEY, columns)
     }
 
+    /// Removes a version of a key that was never in force, and the rotation that was to put it there.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn remove_given_up(&self, name: &KeyName, version: KeyVersion) -> Result<(), StoreError> {
+        let ((kind, name), version) = (key_columns(name), integer(version.0.get()));
+        self.run(sql::REMOVE_UNSIGNED_TRANSITION, (kind, name.as_str(), version))?;
+        self.run(sql::REMOVE_USES, (kind, name.as_str(), version))?;
+        self.run(sql::REMOVE_KEY, (kind, name.as_str(), version))
+    }
+
     /// Changes a key's state.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ CREATE TABLE kms (
     epoch    INTEGER NOT NULL,
     pending  INTEGER
 ) STRICT;
--- Keys that the device holds. Rows are never deleted.
+-- Keys that the device holds. Rows are never deleted, but those of keys that were given up before they were in force.
 CREATE TABLE key (
     device      TEXT NOT NULL,
     object      BLOB NOT NULL CHECK (length(object) BETWEEN 1 AND 64),
@@ -162,6 +162,12 @@ pub(crate) const KEYS: &str =
 pub(crate) const INSERT_KEY: &str = "INSERT INTO key
     (device, object, kind, name, version, algorithm, public_key, adopted, state, created, changed)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?10)";
+pub(crate) const REMOVE_KEY: &str = "DELETE FROM key WHERE kind = ?1 AND name = ?2 AND version = ?3
+    AND state IN ('compromised', 'destroyed')
+    AND NOT EXISTS (SELECT 1 FROM transition WHERE kind = ?1 AND name = ?2 AND version = ?3)";
+pub(crate) const REMOVE_USES: &str = "DELETE FROM key_use WHERE kind = ?1 AND name = ?2 AND version = ?3";
+pub(crate) const REMOVE_UNSIGNED_TRANSITION: &str =
+    "DELETE FROM transition WHERE kind = ?1 AND name = ?2 AND version = ?3 AND new IS NULL";
 pub(crate) const SET_KEY_STATE: &str = "UPDATE key SET state = ?4, changed = ?5
     WHERE kind = ?1 AND name = ?2 AND version = ?3";
 pub(crate) const ACTIVATE_KEY: &str = "UPDATE key

@@ -38,6 +38,8 @@ use crate::store::{NewKey, Store, Writer};
 #[derive(Default)]
 pub(crate) struct Token {
     pub keys: BTreeMap<ObjectId, SigningKey>,
+    /// How many it has generated.
+    pub generated: u8,
     pub marks: Vec<EpochMark>,
     pub is_gone: bool,
     /// It is taken out after so many calls.
@@ -91,7 +93,8 @@ impl Device for MemoryToken {
             return Err(DeviceError::NotSupported(kind));
         }
         let mut token = self.present()?;
-        let number = u8::try_from(token.keys.len() + 1).expect("few keys");
+        token.generated += 1;
+        let number = token.generated;
         let key = SigningKey::from_slice(&[number; 32]).expect("a scalar");
         let public_key = public(&key);
         let object = ObjectId::new(&[number; 16]).expect("a name");
