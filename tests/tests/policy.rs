@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use anyhow::{Context as _, Result};
-use assent::api::{RequestState, RequestView};
+use assent::api::{ContractView, RequestState, RequestView};
+use assent::voter::policy;
 use assent::voter::question::{Distrust, Question};
-use assent_consensus::bundle::{self, Bundle};
+use assent_consensus::bundle::{self, Bundle, Lineage};
 use assent_consensus::digest::Digest;
 use assent_consensus::encoding::Bytes;
 use assent_consensus::event::CaseOutcome;
@@ -184,6 +185,18 @@ fn check_voters_sight(desk: &Desk, view: &RequestView) {
     assert!(matches!(refused(&|view| view.policy = Some(old.clone())), Distrust::Policy(_)));
     let cut = refused(&|view| view.lineage.as_mut().expect("it is there").history.clear());
     assert!(matches!(cut, Distrust::Newer(_)), "{cut}");
+
+    // Nor is he who is to change it talked into starting from another one.
+    let contract = block_on(async { Ok(desk.client().contract(&name("release-approval")).await?) });
+    let last = policy::last(desk.genesis(), &contract).expect("it is as it should be");
+    assert_eq!(last.digest(), asked(view).policy);
+    let other = Bytes([&contract.policy.0[..], b"# and more\n"].concat());
+    let refused = policy::last(desk.genesis(), &ContractView { policy: other, ..contract.clone() });
+    assert!(refused.is_err(), "another document");
+    let history = Vec::new();
+    let lineage = Lineage { history, ..contract.lineage.clone() };
+    let refused = policy::last(desk.genesis(), &ContractView { lineage, ..contract });
+    assert!(refused.is_err(), "without the approval");
 }
 
 #[test]
