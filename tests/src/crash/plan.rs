@@ -32,10 +32,22 @@ pub(super) enum Target {
 pub(super) struct CasePlan {
     pub(super) name: String,
     pub(super) process: &'static str,
+    pub(super) asks: Asks,
     pub(super) votes: Vec<(&'static str, Choice)>,
     /// Whether the requester takes it back after the votes.
     pub(super) taken_back: bool,
     pub(super) outcome: CaseOutcome,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Asks {
+    /// A signature.
+    Signature,
+    /// The next version of a key.
+    Rotation,
+    /// Another policy.
+    Policy,
 }
 
 const CASES: u64 = 3;
@@ -51,8 +63,14 @@ impl Plan {
     pub(super) fn draw(seed: u64) -> Plan {
         let mut chance = Chance::of(seed);
         let count = chance.between(1, CASES);
-        let cases: Vec<_> =
+        let mut cases: Vec<_> =
             (0..count).map(|place| CasePlan::draw(&mut chance, format!("case-{seed}-{place}"))).collect();
+        // One at most: each replaces what was there before.
+        match chance.between(1, 8) {
+            1 => cases[0] = CasePlan::ceremony("rotate-release", Asks::Rotation, seed),
+            2 | 3 => cases[0] = CasePlan::ceremony("change-release-approval", Asks::Policy, seed),
+            _ => {}
+        }
         let target = *chance.one(&[Target::Node, Target::Node, Target::Kms, Target::Kms, Target::Both]);
         let after_steps = chance.place(STEPS * cases.len());
         let delay = Duration::from_micros(chance.between(0, DELAY_US));
@@ -62,17 +80,31 @@ impl Plan {
 }
 
 impl CasePlan {
+    fn ceremony(process: &'static str, asks: Asks, seed: u64) -> CasePlan {
+        let votes = VOTERS[..2].iter().map(|voter| (*voter, Choice::Approve)).collect();
+        let (name, outcome) = (format!("case-{seed}-0"), CaseOutcome::Done);
+        CasePlan { name, process, asks, votes, taken_back: false, outcome }
+    }
+
     fn draw(chance: &mut Chance, name: String) -> CasePlan {
+        let asks = Asks::Signature;
         match chance.between(1, 10) {
             // Nobody votes, and the deadline is short.
             1 => {
                 let outcome = CaseOutcome::Expired;
-                CasePlan { name, process: "brief-signing", votes: Vec::new(), taken_back: false, outcome }
+                CasePlan {
+                    name,
+                    process: "brief-signing",
+                    asks,
+                    votes: Vec::new(),
+                    taken_back: false,
+                    outcome,
+                }
             }
             2 => {
                 let votes = vec![(*chance.one(&VOTERS), Choice::Approve)];
                 let process = *chance.one(&PROCESSES);
-                CasePlan { name, process, votes, taken_back: true, outcome: CaseOutcome::Cancelled }
+                CasePlan { name, process, asks, votes, taken_back: true, outcome: CaseOutcome::Cancelled }
             }
             _ => {
                 let mut voters = VOTERS;
@@ -98,7 +130,7 @@ impl CasePlan {
                 }
                 let outcome = if approvals == 2 { CaseOutcome::Done } else { CaseOutcome::Rejected };
                 let process = *chance.one(&PROCESSES);
-                CasePlan { name, process, votes, taken_back: false, outcome }
+                CasePlan { name, process, asks, votes, taken_back: false, outcome }
             }
         }
     }

@@ -140,10 +140,20 @@ impl Desk {
         case: &str,
         change: impl FnOnce(String) -> String,
     ) -> Result<Case> {
-        let last = self.client.contract(&name(contract)).await?.policy.0;
+        let contract = name(contract);
+        let begun = Instant::now();
+        let last = loop {
+            match self.client.contract(&contract).await {
+                Ok(view) => break view.policy.0,
+                Err(error) if is_away(&error) && begun.elapsed() < PATIENCE => {
+                    tokio::time::sleep(PAUSE).await
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
         let next = change(String::from_utf8(last.clone())?);
         let chain = self.genesis.processes()[0].chain.clone();
-        self.client.submit(&chain, next.clone().into_bytes()).await?;
+        self.record(&chain, next.as_bytes()).await?;
         let mut input = Members::default();
         input.push("from", Value::String(Digest::of(&last).to_string()));
         input.push("to", Value::String(Digest::of(next.as_bytes()).to_string()));
@@ -279,10 +289,14 @@ impl Desk {
     /// # Errors
     /// The node refuses it, or is not there for too long.
     pub async fn submit(&self, chain: &Name, message: &Jws) -> Result<Option<Receipt>> {
+        self.record(chain, message.as_str().as_bytes()).await
+    }
+
+    async fn record(&self, chain: &Name, transaction: &[u8]) -> Result<Option<Receipt>> {
         let begun = Instant::now();
         let mut lost = false;
         loop {
-            match self.client.submit(chain, message.as_str().into()).await {
+            match self.client.submit(chain, transaction.to_vec()).await {
                 Ok(submitted) => return Ok(Some(Receipt { chain: chain.clone(), submitted })),
                 Err(error) if lost && error.code().is_some_and(|code| code.starts_with("already-")) => {
                     return Ok(None);
