@@ -92,6 +92,16 @@ pub enum RestoreError {
         /// The state directory.
         path: PathBuf,
     },
+    /// There is a backup.
+    #[error(
+        "there is a backup in `{}` already, and none is written over: give another directory with `--out`, or move that one \
+         elsewhere",
+        path.display()
+    )]
+    BackupInTheWay {
+        /// Its directory.
+        path: PathBuf,
+    },
     /// A log that was changed.
     #[error(transparent)]
     Audit(#[from] AuditError),
@@ -118,20 +128,38 @@ impl From<EpochError> for RestoreError {
     }
 }
 
-/// Copies the database into a new directory, also while the daemon runs, with keys that their devices wrapped beside it.
-///
-/// # Errors
-/// [`RestoreError`]
-pub fn back_up(config: &Config, out: &Path, wrapped: &[WrappedKey]) -> Result<BackedUp, RestoreError> {
-    store::make_directory(out)?;
-    let database = out.join(FILE);
-    Store::copy(&config.state_directory, &database)?;
-    if !wrapped.is_empty() {
-        let path = out.join(WRAPPED_FILE);
-        whole_file::replace(&path, &json::write(&wrapped)).map_err(failed(&path))?;
+/// A directory for a backup, in which there was none.
+#[derive(Debug)]
+pub struct BackupDirectory(PathBuf);
+
+impl BackupDirectory {
+    /// Makes the directory if it is not there, for this user alone. To be done before a key leaves its device.
+    ///
+    /// # Errors
+    /// [`RestoreError::BackupInTheWay`]; [`RestoreError::Daemon`], if it cannot be made or is open to others.
+    pub fn make(directory: &Path) -> Result<BackupDirectory, RestoreError> {
+        if [FILE, WRAPPED_FILE].iter().any(|file| directory.join(file).symlink_metadata().is_ok()) {
+            return Err(RestoreError::BackupInTheWay { path: directory.to_owned() });
+        }
+        store::make_directory(directory)?;
+        Ok(BackupDirectory(directory.to_owned()))
     }
-    let head = Store::open_reader(out)?.head()?;
-    Ok(BackedUp { database, entries: head.number, head: head.digest, wrapped: wrapped.len() })
+
+    /// Copies the database into it, also while the daemon runs, with keys that their devices wrapped beside it.
+    ///
+    /// # Errors
+    /// [`RestoreError`]
+    pub fn back_up(self, config: &Config, wrapped: &[WrappedKey]) -> Result<BackedUp, RestoreError> {
+        let BackupDirectory(directory) = self;
+        let database = directory.join(FILE);
+        Store::copy(&config.state_directory, &database)?;
+        if !wrapped.is_empty() {
+            let path = directory.join(WRAPPED_FILE);
+            whole_file::replace(&path, &json::write(&wrapped)).map_err(failed(&path))?;
+        }
+        let head = Store::open_reader(&directory)?.head()?;
+        Ok(BackedUp { database, entries: head.number, head: head.digest, wrapped: wrapped.len() })
+    }
 }
 
 /// Puts the database in the directory `from`, which is a backup or a copied state directory, into the state directory, where

@@ -202,6 +202,24 @@ fn a_key_is_limited_when_it_is_made_and_later_and_what_is_soon_to_become_of_it_i
     done(&home.run(&["audit", "verify"]));
 }
 
+#[test]
+fn a_backup_is_written_where_there_is_none() {
+    let home = Home::made();
+    let back_up = || home.run(&["backup", "--out", home.path("backup").to_str().expect("UTF-8")]);
+    done(&back_up());
+    let database = home.path("backup/kms.sqlite");
+    let before = fs::read(&database).expect("there");
+    refused(&back_up(), 1, "there is a backup in `");
+    refused(&back_up(), 1, "give another directory with `--out`, or move that one elsewhere");
+    assert!(fs::read(&database).expect("there") == before, "it is as it was");
+    let wrapped = home.path("backup/wrapped-keys.json");
+    fs::rename(&database, &wrapped).expect("moved");
+    refused(&back_up(), 1, "there is a backup in `");
+    assert!(!database.exists(), "nothing was written");
+    fs::remove_file(&wrapped).expect("there");
+    done(&back_up());
+}
+
 /// The moment in so many days, in whole seconds.
 fn moment_in(days: u64) -> String {
     let moment = std::time::SystemTime::now() + std::time::Duration::from_secs(days * 24 * 3_600);

@@ -132,6 +132,13 @@ fn a_backup_with_wrapped_keys_is_put_back_onto_another_yubihsm() {
     let wrapped = std::fs::read_to_string(deployment.directory().join("backup/wrapped-keys.json"))
         .expect("it is there");
     let keys = serde_json::from_str::<Vec<Value>>(&wrapped).expect("JSON").len();
+    let exported = |deployment: &Deployment| {
+        let entries = audit_log(deployment);
+        entries.iter().filter(|line| line["entry"]["entry"] == "key-exported").count()
+    };
+    let again = deployment.assent_kms(&["backup", "--out", "backup"]).expect("it runs");
+    assert!(String::from_utf8_lossy(&again.stderr).contains("there is a backup in `"), "{again:?}");
+    assert_eq!(exported(&deployment), keys, "no key left its device again");
 
     // The device is lost, and the machine with it.
     deployment.kms().stop().expect("it stops");
@@ -150,9 +157,7 @@ fn a_backup_with_wrapped_keys_is_put_back_onto_another_yubihsm() {
     assert_eq!(findings, Vec::<String>::new());
     let listed = run(&deployment, &["key", "list"]);
     assert!(!listed.contains("suspended"), "{listed}");
-    let entries = audit_log(&deployment);
-    let exported = entries.iter().filter(|line| line["entry"]["entry"] == "key-exported").count();
-    assert_eq!(exported, keys);
+    assert_eq!(exported(&deployment), keys);
     let certificate = deployment.directory().join("release.pem");
     std::fs::write(&certificate, run(&deployment, &["key", "attest", "--key", "release"])).expect("written");
     let shown =

@@ -12,7 +12,7 @@ use crate::audit::{self, Bound, Format};
 use crate::config::{Config, DeviceConfig, DriverConfig};
 use crate::daemon;
 use crate::moment::Moment;
-use crate::restore;
+use crate::restore::{self, BackupDirectory};
 use crate::store::{self, Store};
 
 pub(super) fn init(config: &Config, path: &Path, screen: &Screen) -> Result<(), Failure> {
@@ -39,15 +39,16 @@ pub(super) fn serve(config: Config, path: &Path) -> Result<(), Failure> {
 }
 
 pub(super) fn back_up(config: &Config, out: &Path, screen: &Screen) -> Result<(), Failure> {
-    // The first backup fails here, before any key has left its device.
+    // What can fail does so before any key has left its device.
     store::check_directory(&config.state_directory)?;
+    let directory = BackupDirectory::make(out)?;
     let wraps =
         |device: &DeviceConfig| matches!(device.driver, DriverConfig::YubiHsm { wrap_key: Some(_), .. });
     let wrapped = match config.devices.iter().any(wraps) {
         true => remote::export_wrapped(config)?,
         false => Vec::new(),
     };
-    let made = restore::back_up(config, out, &wrapped)?;
+    let made = directory.back_up(config, &wrapped)?;
     screen.show(&made, |made| {
         let keys = match made.wrapped {
             0 => {
