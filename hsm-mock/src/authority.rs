@@ -5,6 +5,7 @@ use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
@@ -22,6 +23,8 @@ pub struct Authority {
 pub enum Term {
     /// Now.
     Now,
+    /// Now, and for so many days more.
+    Days(u64),
     /// No more.
     Past,
     /// Not yet.
@@ -80,6 +83,11 @@ impl Authority {
         }
         (of_leaf.not_before, of_leaf.not_after) = match term {
             Term::Now => (date_time_ymd(2020, 1, 1), date_time_ymd(4096, 1, 1)),
+            Term::Days(days) => {
+                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                let end = now + Duration::from_secs(days * 24 * 3_600);
+                (date_time_ymd(2020, 1, 1), date_time_ymd(1970, 1, 1) + end)
+            }
             Term::Past => (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1)),
             Term::Future => (date_time_ymd(4000, 1, 1), date_time_ymd(4096, 1, 1)),
         };

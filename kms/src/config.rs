@@ -53,7 +53,7 @@ const ALIKE: f64 = 0.7;
 /// decision_grace = "24h"         # how late after a deadline ballots are decided on without a person; default
 /// epoch_signatures = 1000        # signatures between two marks on the token; default
 /// epoch_look = "2s"              # how often it is looked whether another KMS has put a mark there; default
-/// expiry_notice = "30d"          # how long before a key is deactivated the log, `key list` and `doctor` say so; default
+/// expiry_notice = "30d"          # how long before a key is deactivated or a certificate ends that is announced; default
 ///
 /// [tls]                          # duties from nodes on other machines too; default: not
 /// listen = "0.0.0.0:7430"        # where
@@ -107,7 +107,7 @@ pub struct Config {
     /// How often PKCS#11 tokens are looked at for a mark that another process put there.
     #[serde(default = "default_epoch_look")]
     pub epoch_look: Millis,
-    /// How long before a key is deactivated that is announced.
+    /// How long before a key is deactivated, or a certificate ends, that is announced.
     #[serde(default = "default_expiry_notice")]
     pub expiry_notice: Millis,
     /// Duties from other machines, if they are taken.

@@ -34,6 +34,7 @@ use crate::reload::{InForce, Reload, Reloads};
 use crate::signing::{Clock, EpochBell, Signing};
 use crate::sockets::{Allowed, Door, Socket, SocketError};
 use crate::store::{self, DirectoryLock, KeyRow, Store, StoreError, Writer};
+use crate::tls_expiry;
 use crate::tls_socket::{TlsSocket, TlsSocketError};
 
 /// How long what is under way may take when the daemon stops.
@@ -247,7 +248,7 @@ pub async fn serve(config: Config, path: &Path) -> Result<(), DaemonError> {
     let clock = system_clock();
     // Before anything is promised: a port that cannot be opened is found first.
     let tls_socket = match &config.tls {
-        Some(tls) => Some(TlsSocket::listen(tls, &clock).await?),
+        Some(tls) => Some(TlsSocket::listen(tls).await?),
         None => None,
     };
     Store::migrate(directory)?;
@@ -314,7 +315,11 @@ pub async fn serve(config: Config, path: &Path) -> Result<(), DaemonError> {
         signing,
         engine: engine.clone(),
         reloads: reloads.clone(),
+        tls: tls_socket.as_ref().map(TlsSocket::server),
     };
+    if let (Some(tls), Some(server)) = (&config.tls, &watched.tls) {
+        tokio::spawn(tls_expiry::keep_watch(tls.clone(), server.clone(), clock.clone(), settings.clone()));
+    }
     let watched_over = directory.clone();
     tokio::spawn(life::keep_watch(
         writer.clone(),

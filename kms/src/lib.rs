@@ -7,6 +7,7 @@
 //! ```
 
 pub mod admin;
+mod announced;
 pub mod audit;
 pub mod changes;
 pub mod cli;
@@ -31,6 +32,7 @@ pub mod signing;
 pub mod sockets;
 pub mod store;
 mod tally;
+mod tls_expiry;
 pub mod tls_socket;
 mod trial;
 mod whole_file;

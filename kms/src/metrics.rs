@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use assent_consensus::name::Name;
 use assent_consensus::time::UnixMillis;
+use assent_tls::Server;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -29,6 +30,7 @@ use crate::pins::Pins;
 use crate::reload::Reloads;
 use crate::signing::{Clock, KeyName, Purpose, Signing};
 use crate::store::{KeyRow, Store, WRITER_QUEUE, Writer};
+use crate::tls_expiry::Part;
 
 /// The content type of the text format.
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -55,6 +57,8 @@ pub struct Watched {
     pub engine: Arc<Engine>,
     /// What came of reading the configuration again.
     pub reloads: Arc<Reloads>,
+    /// What is shown on the port for other machines, if there is one.
+    pub tls: Option<Arc<Server>>,
 }
 
 /// The call of the socket for metrics. Who may connect is for whoever listens.
@@ -103,7 +107,8 @@ impl Collector for Watched {
         self.encode_duties(&mut page)?;
         self.encode_devices(&mut page)?;
         self.encode_database(&mut page)?;
-        self.encode_pins(&mut page)
+        self.encode_pins(&mut page)?;
+        self.encode_tls(&mut page)
     }
 }
 
@@ -226,6 +231,15 @@ impl Watched {
             "key_uses_left",
             "How often a version of a key may still be used, if that is limited",
             left,
+        )
+    }
+
+    fn encode_tls(&self, page: &mut Page<'_>) -> fmt::Result {
+        let parts = self.tls.iter().flat_map(|server| Part::validities(&server.own().look()));
+        page.gauges(
+            "tls_expiry_timestamp_seconds",
+            "When what `[tls]` names under this key is good no more, since the Unix epoch",
+            parts.map(|(part, validity)| ([("key", part.key())], seconds(validity.until()))),
         )
     }
 }

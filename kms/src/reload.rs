@@ -28,7 +28,7 @@ pub struct Settings {
     pub epoch_signatures: u64,
     /// How often PKCS#11 tokens are looked at for a mark that another process put there.
     pub epoch_look: Millis,
-    /// How long before a key is deactivated that is announced.
+    /// How long before a key is deactivated, or a certificate ends, that is announced.
     pub expiry_notice: Millis,
 }
 

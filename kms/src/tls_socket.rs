@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use assent_tls::{Certificate, ClientName, Credentials, CredentialsError, Files, Rotating, Server, Standing};
+use assent_tls::{Certificate, ClientName, Credentials, CredentialsError, Files, Rotating, Server};
 use axum::Router;
 use axum::serve::Listener;
 use hyper::server::conn::http1;
@@ -16,8 +16,6 @@ use serde::Deserialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
-
-use crate::signing::Clock;
 
 /// How many handshakes are done at the same time; who comes later waits.
 const HANDSHAKES: usize = 64;
@@ -94,17 +92,12 @@ impl TlsConfig {
 }
 
 impl TlsSocket {
-    /// Listens as the configuration says. A certificate that is over, or nearly, is complained of in the log.
+    /// Listens as the configuration says.
     ///
     /// # Errors
     /// [`TlsSocketError`]
-    pub async fn listen(config: &TlsConfig, clock: &Clock) -> Result<TlsSocket, TlsSocketError> {
+    pub async fn listen(config: &TlsConfig) -> Result<TlsSocket, TlsSocketError> {
         let own = Rotating::open(config.files())?;
-        let validity = own.look().certificate().validity();
-        if validity.standing(clock()) != Standing::Good {
-            let certificate = config.certificate.display();
-            tracing::error!(%certificate, "the KMS's certificate is {}: replace it", validity.words(clock()));
-        }
         let listener = TcpListener::bind(config.listen).await;
         let listener =
             listener.map_err(|source| TlsSocketError::Listen { address: config.listen, source })?;
@@ -118,6 +111,11 @@ impl TlsSocket {
     /// If the system does not say.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
+    }
+
+    /// What it shows, and who is let in.
+    pub fn server(&self) -> Arc<Server> {
+        self.server.clone()
     }
 
     /// Answers with `router` until `stop` is set; what is under way then is answered first.
@@ -250,7 +248,7 @@ mod tests {
                 clients_ca: path.join("ca.crt"),
                 clients: vec!["dns:node.example".parse().expect("a client")],
             };
-            let socket = TlsSocket::listen(&config, &crate::daemon::system_clock()).await.expect("open");
+            let socket = TlsSocket::listen(&config).await.expect("open");
             let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
             let (tell, wait) = (begun.clone(), go_on.clone());
             let call = async move || {

@@ -1,27 +1,29 @@
-//! The KMS's certificate for nodes on other machines.
+//! What `[tls]` names for nodes on other machines.
 
-use assent_consensus::time::UnixMillis;
+use assent_consensus::time::{Millis, UnixMillis};
 use assent_tls::Standing;
 
-use super::Report;
+use super::{Finding, Report};
+use crate::tls_expiry::Part;
 use crate::tls_socket::TlsConfig;
 
 impl Report {
-    /// Whether the certificate can be used, and how long it is good from `now` on.
-    pub(super) fn examine_certificate(&mut self, tls: &TlsConfig, now: UnixMillis) {
-        let what = "certificate";
+    /// Whether the files can be used, and how long each is good from `now` on.
+    pub(super) fn examine_tls(&mut self, tls: &TlsConfig, now: UnixMillis, notice: Millis) {
         let credentials = match tls.credentials() {
             Ok(credentials) => credentials,
-            Err(error) => return self.bad(what, &error),
+            Err(error) => return self.bad("certificate", &error),
         };
-        let validity = credentials.certificate().validity();
-        let seen = format!("`{}`: {}", tls.certificate.display(), validity.words(now));
-        if validity.standing(now) == Standing::Good {
-            self.good(what.into(), seen);
-        } else {
-            let key = tls.private_key.display();
-            let help = "have a new one issued, and put it there with its key";
-            self.bad(what, &format!("{seen}; {help} `{key}`: the daemon takes both up by itself"));
+        for (part, validity) in Part::validities(&credentials) {
+            let seen = format!("`{}`: {}", part.file(tls).display(), validity.words(now));
+            let (what, help) = (part.what(), part.help(tls));
+            match validity.standing(now, notice) {
+                Standing::Good => self.good(what.into(), seen),
+                Standing::Ending => {
+                    self.findings.push(Finding { what: what.into(), well: true, seen, notice: Some(help) });
+                }
+                Standing::NotYet | Standing::Expired => self.bad(what, &format!("{seen}; {help}")),
+            }
         }
     }
 }

@@ -117,7 +117,7 @@ pub fn examine(config: &Config) -> Report {
         }
     }
     if let Some(tls) = &config.tls {
-        report.examine_certificate(tls, daemon::system_clock()());
+        report.examine_tls(tls, now, config.expiry_notice);
     }
     for device in &config.devices {
         let rows: Vec<KeyRow> = rows.iter().filter(|row| row.device == device.name).cloned().collect();

@@ -1,6 +1,5 @@
 //! Watching over keys: what has become of them is put on record, and what is about to is announced.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +8,7 @@ use assent_consensus::message::KeyVersion;
 use assent_consensus::time::{Millis, UnixMillis};
 
 use super::record;
+use crate::announced::Announced;
 use crate::moment::Moment;
 use crate::pins::{KeyState, Pins};
 use crate::reload::InForce;
@@ -17,8 +17,6 @@ use crate::store::{KeyRow, Store, StoreError, Writer};
 
 /// How often it is looked what has become of keys. Their state does not wait for that, only its entry in the log.
 const LOOK: Duration = Duration::from_secs(10);
-/// How often one thing that is about to happen is announced again in the log.
-const ANNOUNCE_AGAIN: Millis = Millis::from_secs(DAY);
 /// Seconds.
 const DAY: u64 = 24 * 3_600;
 /// From how many hundredths of its uses on a key is soon used up.
@@ -59,7 +57,7 @@ pub async fn keep_watch(
     clock: Clock,
     settings: InForce,
 ) {
-    let mut announced = HashMap::new();
+    let mut announced = Announced::default();
     loop {
         if let Err(error) = look(&writer, &pins, &directory, clock()).await {
             tracing::error!(%error, "what became of keys is not on record; it is tried again");
@@ -100,19 +98,12 @@ pub(crate) async fn look(
     tokio::task::spawn_blocking(reload).await.map_err(|_| StoreError::Busy)?
 }
 
-fn announce(
-    pins: &Pins,
-    now: UnixMillis,
-    before: Millis,
-    announced: &mut HashMap<(KeyName, KeyVersion), UnixMillis>,
-) {
+fn announce(pins: &Pins, now: UnixMillis, before: Millis, announced: &mut Announced<(KeyName, KeyVersion)>) {
     for row in pins.keys() {
         let Some(soon) = notice(&row, pins.state_at(&row, now), now, before) else { continue };
         let (key, version) = (row.name, row.version);
-        let is_due = |last: &UnixMillis| last.after(ANNOUNCE_AGAIN) <= now;
-        if announced.get(&(key.clone(), version)).is_none_or(is_due) {
+        if announced.is_due((key.clone(), version), now) {
             tracing::warn!(%key, %version, "the key {soon}");
-            announced.insert((key, version), now);
         }
     }
 }

@@ -105,6 +105,56 @@ fn a_kms_that_cannot_serve_its_port_does_not_start_and_uses_up_no_epoch() {
     assert!(said.contains("epoch on `main`: 2, on token and database"), "{said}");
 }
 
+#[test]
+fn certificates_that_end_soon_are_told_of_by_the_log_the_metrics_and_the_doctor() {
+    let home = stopped();
+    configure_tls(&home, "127.0.0.1:0", Term::Days(29));
+    let text = fs::read_to_string(home.path("kms.toml")).expect("there");
+    fs::write(home.path("kms.toml"), format!("metrics_socket = 'metrics.sock'\n{text}")).expect("written");
+    let doctor = || {
+        let output = home.run(&["doctor"]);
+        done(&output);
+        String::from_utf8(output.stdout).expect("UTF-8").split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let said = doctor();
+    assert!(said.contains("SOON certificate: `") && said.contains("kms.crt`: good for 28 days"), "{said}");
+    assert!(
+        said.contains("ok clients' authority: `") && said.contains("until 4096-01-01T00:00:00Z"),
+        "{said}"
+    );
+
+    // The authority that ends first counts.
+    let (authorities, next) = (home.path("tls/ca.crt"), Authority::new("next").expect("made"));
+    let ends = next.issue(&["ends"], Usage::Server, Term::Days(5)).expect("issued").certificate;
+    let both = fs::read_to_string(&authorities).expect("there") + &ends;
+    fs::write(&authorities, both).expect("written");
+    let mut kms = home.serve();
+    kms.wait_for("the certificate is good for 28 days");
+    kms.wait_for("the clients' authority is good for 4 days");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after it");
+    let metrics = home.ask("metrics.sock", "GET /metrics");
+    for (key, days) in [("certificate", 29.0), ("clients_ca", 5.0)] {
+        let series = format!("assent_kms_tls_expiry_timestamp_seconds{{key=\"{key}\"}} ");
+        let (_, value) = metrics.split_once(&series).unwrap_or_else(|| panic!("no {series}: {metrics}"));
+        let value: f64 = value.lines().next().and_then(|line| line.parse().ok()).expect("a number");
+        let left = (value - now.as_secs_f64()) / 86_400.0;
+        assert!(left > days - 0.5 && left <= days, "{key}: {left} days");
+    }
+    let said = doctor();
+    assert!(
+        said.contains("SOON clients' authority: `") && said.contains("ca.crt`: good for 4 days"),
+        "{said}"
+    );
+    assert_eq!(kms.stop(), Some(0));
+
+    let text = fs::read_to_string(home.path("kms.toml")).expect("there");
+    fs::write(home.path("kms.toml"), format!("expiry_notice = '3d'\n{text}")).expect("written");
+    assert!(!doctor().contains("SOON"));
+    let expired = next.issue(&["ended"], Usage::Server, Term::Past).expect("issued").certificate;
+    fs::write(&authorities, expired).expect("written");
+    refused(&home.run(&["doctor"]), 1, "something is wrong");
+}
+
 /// A KMS that has run once, with a contract's and a release key, and is stopped.
 fn stopped() -> Home {
     let home = Home::made();
@@ -309,7 +359,8 @@ fn as_in_the_manual(home: &Home, said: &str) -> String {
     places.iter().fold(said.to_owned(), |said, (ours, manuals)| said.replace(ours, manuals))
 }
 
-/// The text without line breaks, and with `#` for ids, serial numbers, versions and rates, which are never the same.
+/// The text without line breaks, and with `#` for ids, serial numbers, versions, rates and numbers of days, which are never
+/// the same.
 fn comparable(text: &str) -> String {
     let comparable = |word: &str| {
         let core = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
@@ -319,10 +370,10 @@ fn comparable(text: &str) -> String {
         if is_id || is_version { word.replace(core, "#") } else { word.to_owned() }
     };
     let text = text.split_whitespace().map(comparable).collect::<Vec<_>>().join(" ");
-    match text.split_once(" a second") {
+    [" a second", " days, until"].into_iter().fold(text, |text, unit| match text.split_once(unit) {
         Some((before, after)) => {
-            format!("{}# a second{after}", before.trim_end_matches(|c: char| c.is_ascii_digit()))
+            format!("{}#{unit}{after}", before.trim_end_matches(|c: char| c.is_ascii_digit()))
         }
         None => text,
-    }
+    })
 }

@@ -13,10 +13,8 @@ use crate::ClientName;
 
 /// How many names of a certificate are shown.
 const SHOWN_NAMES: usize = 4;
-/// How long before its end a certificate is to be replaced, unless its whole life is short.
-const END: Millis = Millis::from_secs(14 * DAY_SECONDS);
-/// Of a short life this part, counted from its end.
-const LAST_PART: u64 = 4;
+/// Nothing ends soon before the last one of so many parts of its life.
+const PARTS: u64 = 4;
 const DAY_SECONDS: u64 = 24 * 3_600;
 
 /// A certificate, as far as it says who shows it. That it was signed by anybody is not looked at here.
@@ -28,14 +26,14 @@ pub struct Certificate {
 }
 
 /// From when until when a certificate is good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Validity {
     from: UnixMillis,
     until: UnixMillis,
 }
 
 /// How a certificate stands at a moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Standing {
     /// It begins later.
     NotYet,
@@ -96,10 +94,16 @@ impl fmt::Display for Certificate {
 }
 
 impl Validity {
-    /// How the certificate stands at `now`.
-    pub fn standing(&self, now: UnixMillis) -> Standing {
+    /// Its last moment.
+    pub fn until(&self) -> UnixMillis {
+        self.until
+    }
+
+    /// How the certificate stands at `now`; it is ending from so long before its end on, or in the last quarter of a short
+    /// life.
+    pub fn standing(&self, now: UnixMillis, notice: Millis) -> Standing {
         let life = self.until.get().saturating_sub(self.from.get());
-        let end = Millis::new(END.get().min(life / LAST_PART));
+        let end = Millis::new(notice.get().min(life / PARTS));
         match () {
             () if now < self.from => Standing::NotYet,
             () if now > self.until => Standing::Expired,
@@ -111,12 +115,12 @@ impl Validity {
     /// How long it is good from `now` on, in words.
     pub fn words(&self, now: UnixMillis) -> String {
         let left = self.until.get().saturating_sub(now.get()) / 1_000;
-        match (self.standing(now), left / DAY_SECONDS) {
-            (Standing::NotYet, _) => format!("not valid before {}", moment(self.from)),
-            (Standing::Expired, _) => format!("expired on {}", moment(self.until)),
-            (_, 0) => format!("good for {} h, until {}", left / 3_600, moment(self.until)),
-            (_, 1) => format!("good for 1 day, until {}", moment(self.until)),
-            (_, days) => format!("good for {days} days, until {}", moment(self.until)),
+        match left / DAY_SECONDS {
+            _ if now < self.from => format!("not valid before {}", moment(self.from)),
+            _ if now > self.until => format!("expired on {}", moment(self.until)),
+            0 => format!("good for {} h, until {}", left / 3_600, moment(self.until)),
+            1 => format!("good for 1 day, until {}", moment(self.until)),
+            days => format!("good for {days} days, until {}", moment(self.until)),
         }
     }
 }
@@ -133,8 +137,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_certificate_is_to_be_replaced_a_fortnight_before_its_end_or_in_the_last_quarter_of_a_short_life() {
+    fn a_certificate_is_ending_when_notice_is_to_be_given_or_in_the_last_quarter_of_a_short_life() {
         let day = |days: u64| UnixMillis::new(days * DAY_SECONDS * 1_000);
+        let fortnight = Millis::from_secs(14 * DAY_SECONDS);
         let year = Validity { from: day(10), until: day(375) };
         for (now, standing) in [
             (day(9), Standing::NotYet),
@@ -144,11 +149,11 @@ mod tests {
             (day(375), Standing::Ending),
             (day(376), Standing::Expired),
         ] {
-            assert_eq!(year.standing(now), standing, "{now}");
+            assert_eq!(year.standing(now, fortnight), standing, "{now}");
         }
         let short = Validity { from: day(10), until: day(14) };
-        assert_eq!(short.standing(day(12)), Standing::Good);
-        assert_eq!(short.standing(day(13)), Standing::Ending);
+        assert_eq!(short.standing(day(12), fortnight), Standing::Good);
+        assert_eq!(short.standing(day(13), fortnight), Standing::Ending);
         assert_eq!(year.words(day(365)), "good for 10 days, until 1971-01-11T00:00:00Z");
         assert_eq!(year.words(day(374)), "good for 1 day, until 1971-01-11T00:00:00Z");
         assert_eq!(year.words(day(375)), "good for 0 h, until 1971-01-11T00:00:00Z");

@@ -14,7 +14,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::Certificate;
+use crate::{Certificate, Validity};
 
 /// The largest file, in bytes.
 const FILE_LIMIT: usize = 256 * 1024;
@@ -36,6 +36,8 @@ pub struct Credentials {
     certificate: Certificate,
     certified_key: Arc<CertifiedKey>,
     authorities: Arc<RootCertStore>,
+    /// That of the authority that ends first.
+    authorities_validity: Validity,
 }
 
 /// Why files make no credentials.
@@ -145,12 +147,17 @@ impl Contents {
             private_key: files.private_key.clone(),
         })?;
 
-        let mut authorities = RootCertStore::empty();
+        let no_authority = |why: &dyn ToString| form(&files.authorities, CERTIFICATES, why);
+        let (mut authorities, mut validities) = (RootCertStore::empty(), Vec::new());
         for authority in certificates(&self.authorities, &files.authorities)? {
-            authorities.add(authority).map_err(|error| form(&files.authorities, CERTIFICATES, &error))?;
+            let parsed = Certificate::parse(&authority).ok_or_else(|| no_authority(&"one is broken"))?;
+            validities.push(parsed.validity());
+            authorities.add(authority).map_err(|error| no_authority(&error))?;
         }
+        let ends_first = validities.into_iter().min_by_key(Validity::until);
+        let authorities_validity = ends_first.ok_or_else(|| no_authority(&"there is none"))?;
         let (certified_key, authorities) = (Arc::new(certified_key), Arc::new(authorities));
-        Ok(Credentials { certificate: own, certified_key, authorities })
+        Ok(Credentials { certificate: own, certified_key, authorities, authorities_validity })
     }
 }
 
@@ -158,6 +165,11 @@ impl Credentials {
     /// This side's own certificate.
     pub fn certificate(&self) -> &Certificate {
         &self.certificate
+    }
+
+    /// From when until when the authorities of the other side are good: the one of them that ends first.
+    pub fn authorities_validity(&self) -> Validity {
+        self.authorities_validity
     }
 
     pub(crate) fn certified_key(&self) -> Arc<CertifiedKey> {

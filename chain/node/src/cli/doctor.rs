@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use assent_consensus::genesis::Genesis;
+use assent_consensus::time::Millis;
 use assent_tls::{Files, Standing};
 use clap::Args;
 use rustix::fs::statvfs;
@@ -26,6 +27,8 @@ use super::{follow, moment, node, read};
 const FREE_BYTES: u64 = 1 << 30;
 /// How many duties that are not done are shown.
 const SHOWN_DUTIES: usize = 10;
+/// How long before its end a certificate is to be replaced.
+const NOTICE: Millis = Millis::from_secs(14 * 24 * 3_600);
 
 #[derive(Args)]
 pub(super) struct Doctor {
@@ -275,7 +278,7 @@ fn certificate(files: &Files, findings: &mut Findings) -> bool {
     };
     let (validity, now) = (credentials.certificate().validity(), moment::now());
     let message = format!("`{}`: {}", files.certificate.display(), validity.words(now));
-    if validity.standing(now) == Standing::Good {
+    if validity.standing(now, NOTICE) == Standing::Good {
         findings.well(what, message);
     } else {
         let key = files.private_key.display();
