@@ -5,12 +5,17 @@ use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationList, CertificateRevocationListParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SanType, SerialNumber,
     date_time_ymd,
 };
+
+/// The next serial number of a certificate.
+static NEXT_SERIAL: AtomicU64 = AtomicU64::new(1);
 
 /// An authority that signs whatever a test asks for.
 pub struct Authority {
@@ -18,7 +23,7 @@ pub struct Authority {
     certificate: String,
 }
 
-/// When a certificate is good.
+/// When a certificate or a revocation list is good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Term {
     /// Now.
@@ -47,6 +52,8 @@ pub struct Issued {
     pub certificate: String,
     /// Its private key.
     pub private_key: String,
+    /// Its serial number.
+    pub serial: u64,
 }
 
 impl Authority {
@@ -63,6 +70,20 @@ impl Authority {
         Ok(Authority { issuer: Issuer::new(of_authority, key), certificate })
     }
 
+    /// A new one, for a KMS at `host` and a node of the name `node`: in the directory are its own certificate and those of
+    /// both, `ca.crt`, `kms.crt`, `kms.key`, `node.crt` and `node.key`.
+    ///
+    /// # Errors
+    /// No random numbers, or the files cannot be written.
+    pub fn of_pair(directory: &Path, host: &str, node: &str) -> io::Result<Authority> {
+        let authority = Authority::new("authority").map_err(io::Error::other)?;
+        fs::write(directory.join("ca.crt"), authority.certificate())?;
+        for (name, host, usage) in [("kms", host, Usage::Server), ("node", node, Usage::Client)] {
+            authority.issue(&[host], usage, Term::Now).map_err(io::Error::other)?.write(directory, name)?;
+        }
+        Ok(authority)
+    }
+
     /// Its own certificate, in PEM.
     pub fn certificate(&self) -> &str {
         &self.certificate
@@ -73,7 +94,8 @@ impl Authority {
     /// # Errors
     /// A name has other characters than ASCII ones.
     pub fn issue(&self, names: &[&str], usage: Usage, term: Term) -> Result<Issued, rcgen::Error> {
-        let mut of_leaf = CertificateParams::default();
+        let (mut of_leaf, serial) = (term.params(), NEXT_SERIAL.fetch_add(1, Ordering::Relaxed));
+        of_leaf.serial_number = Some(serial.into());
         for name in names {
             of_leaf.subject_alt_names.push(match name.parse::<IpAddr>() {
                 Ok(address) => SanType::IpAddress(address),
@@ -81,7 +103,48 @@ impl Authority {
                 Err(_) => SanType::DnsName((*name).try_into()?),
             });
         }
-        (of_leaf.not_before, of_leaf.not_after) = match term {
+        of_leaf.extended_key_usages = vec![match usage {
+            Usage::Client => ExtendedKeyUsagePurpose::ClientAuth,
+            Usage::Server => ExtendedKeyUsagePurpose::ServerAuth,
+        }];
+        let key = KeyPair::generate()?;
+        let certificate = of_leaf.signed_by(&key, &self.issuer)?.pem();
+        Ok(Issued { certificate, private_key: key.serialize_pem(), serial })
+    }
+
+    /// A list that revokes these.
+    ///
+    /// # Errors
+    /// It cannot be signed.
+    pub fn revocation_list(
+        &self,
+        revoked: &[&Issued],
+        term: Term,
+    ) -> Result<CertificateRevocationList, rcgen::Error> {
+        let of_term = term.params();
+        let revoke = |issued: &&Issued| RevokedCertParams {
+            serial_number: issued.serial.into(),
+            revocation_time: of_term.not_before,
+            reason_code: None,
+            invalidity_date: None,
+        };
+        CertificateRevocationListParams {
+            this_update: of_term.not_before,
+            next_update: of_term.not_after,
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.iter().map(revoke).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        }
+        .signed_by(&self.issuer)
+    }
+}
+
+impl Term {
+    /// A certificate of this term, and nothing else about it.
+    fn params(self) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        (params.not_before, params.not_after) = match self {
             Term::Now => (date_time_ymd(2020, 1, 1), date_time_ymd(4096, 1, 1)),
             Term::Days(days) => {
                 let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -91,13 +154,7 @@ impl Authority {
             Term::Past => (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1)),
             Term::Future => (date_time_ymd(4000, 1, 1), date_time_ymd(4096, 1, 1)),
         };
-        of_leaf.extended_key_usages = vec![match usage {
-            Usage::Client => ExtendedKeyUsagePurpose::ClientAuth,
-            Usage::Server => ExtendedKeyUsagePurpose::ServerAuth,
-        }];
-        let key = KeyPair::generate()?;
-        let certificate = of_leaf.signed_by(&key, &self.issuer)?.pem();
-        Ok(Issued { certificate, private_key: key.serialize_pem() })
+        params
     }
 }
 

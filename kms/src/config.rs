@@ -60,7 +60,8 @@ const ALIKE: f64 = 0.7;
 /// certificate = "tls/kms.crt"    # the KMS's, with those between it and the authority, in PEM
 /// private_key = "tls/kms.key"    # in PEM, readable by this user alone
 /// clients_ca = "tls/ca.crt"      # the authorities that sign nodes' certificates, in PEM
-/// clients = ["dns:node.example.org"]   # which of them may send duties: dns:NAME, uri:URI, or sha256:HEX of the public key
+/// clients_crl = "tls/ca.crl"     # lists of all these authorities of what they revoked, in PEM, or one in DER; default: none
+/// clients = ["dns:node.example.org"]   # who may send duties: dns:NAME, uri:URI, or sha256:HEX of the public key; a setting
 ///
 /// [[device]]                     # one or more
 /// name = "main"                  # in commands and in the log; it stays as long as there are keys on the device
@@ -290,6 +291,7 @@ impl Config {
             epoch_signatures: self.epoch_signatures,
             epoch_look: self.epoch_look,
             expiry_notice: self.expiry_notice,
+            tls_clients: self.tls.iter().flat_map(|tls| tls.clients.iter().cloned()).collect(),
         }
     }
 
@@ -308,12 +310,16 @@ impl Config {
             tls,
             devices,
         } = self;
+        let is_same_port = match (tls, &other.tls) {
+            (Some(tls), Some(other)) => tls.is_same_port(other),
+            (tls, other) => tls.is_none() == other.is_none(),
+        };
         let differences = [
             ("`state_directory`", *state_directory != other.state_directory),
             ("`socket`", *socket != other.socket),
             ("`admin_socket`", *admin_socket != other.admin_socket),
             ("`metrics_socket`", *metrics_socket != other.metrics_socket),
-            ("`[tls]`", *tls != other.tls),
+            ("`[tls]`", !is_same_port),
             ("`[[device]]`", *devices != other.devices),
         ];
         differences.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()

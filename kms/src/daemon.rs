@@ -315,9 +315,9 @@ pub async fn serve(config: Config, path: &Path) -> Result<(), DaemonError> {
         signing,
         engine: engine.clone(),
         reloads: reloads.clone(),
-        tls: tls_socket.as_ref().map(TlsSocket::server),
+        tls: config.tls.clone().zip(tls_socket.as_ref().map(TlsSocket::server)),
     };
-    if let (Some(tls), Some(server)) = (&config.tls, &watched.tls) {
+    if let Some((tls, server)) = &watched.tls {
         tokio::spawn(tls_expiry::keep_watch(tls.clone(), server.clone(), clock.clone(), settings.clone()));
     }
     let watched_over = directory.clone();
@@ -367,7 +367,7 @@ async fn listen(
     let own = rustix::process::geteuid().as_raw();
     let duties = Socket::listen(&config.socket, Allowed::Users(&settings.borrow().allowed_users))?;
     if let Some(door) = duties.door() {
-        tokio::spawn(keep_door(door, settings));
+        tokio::spawn(keep_door(door, settings.clone()));
     }
     let remote_duties = desks.duties.clone();
     let mut sockets = vec![
@@ -389,7 +389,7 @@ async fn listen(
     // Never administration: whoever is let in there comes from elsewhere.
     servers.extend(tls_socket.map(|socket| {
         tokio::spawn(async move {
-            socket.serve(remote_duties, stopped).await;
+            socket.serve(remote_duties, settings, stopped).await;
             Ok(())
         })
     }));

@@ -30,7 +30,8 @@ use crate::pins::Pins;
 use crate::reload::Reloads;
 use crate::signing::{Clock, KeyName, Purpose, Signing};
 use crate::store::{KeyRow, Store, WRITER_QUEUE, Writer};
-use crate::tls_expiry::Part;
+use crate::tls_expiry::endings;
+use crate::tls_socket::TlsConfig;
 
 /// The content type of the text format.
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -58,7 +59,7 @@ pub struct Watched {
     /// What came of reading the configuration again.
     pub reloads: Arc<Reloads>,
     /// What is shown on the port for other machines, if there is one.
-    pub tls: Option<Arc<Server>>,
+    pub tls: Option<(TlsConfig, Server)>,
 }
 
 /// The call of the socket for metrics. Who may connect is for whoever listens.
@@ -235,11 +236,17 @@ impl Watched {
     }
 
     fn encode_tls(&self, page: &mut Page<'_>) -> fmt::Result {
-        let parts = self.tls.iter().flat_map(|server| Part::validities(&server.own().look()));
+        let looked = self.tls.iter().map(|(tls, server)| (tls, server.look()));
+        // A list that cannot be read is missing.
+        let ends = looked.flat_map(|(tls, (own, revoked))| {
+            endings(tls, &own, revoked.ok().flatten().as_ref())
+                .into_iter()
+                .map(|ending| ([("key", ending.key)], seconds(ending.validity.until())))
+        });
         page.gauges(
             "tls_expiry_timestamp_seconds",
             "When what `[tls]` names under this key is good no more, since the Unix epoch",
-            parts.map(|(part, validity)| ([("key", part.key())], seconds(validity.until()))),
+            ends,
         )
     }
 }

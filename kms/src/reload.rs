@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! SIGHUP ─▶ file, read and checked ─▶ compared: if anything else changed, all stays as it was
-//!                                └─▶ Settings ─▶ engine, signing, epoch, notices, duty socket
+//!                                └─▶ Settings ─▶ engine, signing, epoch, notices, duty socket and port
 //! ```
 
 use std::path::PathBuf;
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use assent_consensus::time::Millis;
+use assent_tls::ClientName;
 use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
@@ -30,6 +31,8 @@ pub struct Settings {
     pub epoch_look: Millis,
     /// How long before a key is deactivated, or a certificate ends, that is announced.
     pub expiry_notice: Millis,
+    /// The clients that may send duties from other machines.
+    pub tls_clients: Arc<[ClientName]>,
 }
 
 /// The settings that are in force.
@@ -43,6 +46,7 @@ impl Default for Settings {
             epoch_signatures: 1_000,
             epoch_look: Millis::from_secs(2),
             expiry_notice: Millis::from_secs(30 * 24 * 3_600),
+            tls_clients: Arc::default(),
         }
     }
 }

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use assent_tls::{Certificate, ClientName, Credentials, CredentialsError, Files, Rotating, Server};
+use assent_tls::{
+    ClientName, Credentials, CredentialsError, Files, RevocationLists, Rotating, Server, TurnedAway, Visitor,
+};
 use axum::Router;
 use axum::serve::Listener;
 use hyper::server::conn::http1;
@@ -17,12 +19,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
+use crate::reload::InForce;
+
 /// How many handshakes are done at the same time; who comes later waits.
 const HANDSHAKES: usize = 64;
 /// How many clients are connected at the same time; who comes later is sent away.
 const CONNECTIONS: usize = 64;
 /// How long a connection lasts before the client must show its certificate again.
 const CONNECTION_AGE: Duration = Duration::from_secs(3_600);
+/// How long a call that has begun may take once its connection is to end: longer than a device may take to make a key.
+const LAST_CALL: Duration = Duration::from_secs(180);
 /// How long the head of a request may take to come.
 const HEAD_TIME: Duration = Duration::from_secs(30);
 
@@ -38,6 +44,8 @@ pub struct TlsConfig {
     pub private_key: PathBuf,
     /// The authorities that sign clients' certificates.
     pub clients_ca: PathBuf,
+    /// The lists of certificates that these authorities have revoked.
+    pub clients_crl: Option<PathBuf>,
     /// The clients that may send duties.
     pub clients: Vec<ClientName>,
 }
@@ -45,7 +53,7 @@ pub struct TlsConfig {
 /// A port that listens.
 pub struct TlsSocket {
     listener: TcpListener,
-    server: Arc<Server>,
+    server: Server,
     age: Duration,
 }
 
@@ -67,11 +75,18 @@ pub enum TlsSocketError {
 
 impl TlsConfig {
     /// Its keys in the configuration file.
-    pub(crate) const KEYS: [&str; 5] = ["listen", "certificate", "private_key", "clients_ca", "clients"];
+    pub(crate) const KEYS: [&str; 6] =
+        ["listen", "certificate", "private_key", "clients_ca", "clients_crl", "clients"];
 
     /// Its paths.
     pub(crate) fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
-        [&mut self.certificate, &mut self.private_key, &mut self.clients_ca].into_iter()
+        let files = [&mut self.certificate, &mut self.private_key, &mut self.clients_ca];
+        files.into_iter().chain(&mut self.clients_crl)
+    }
+
+    /// Whether only `clients` differ, which may change while the KMS runs.
+    pub(crate) fn is_same_port(&self, other: &TlsConfig) -> bool {
+        TlsConfig { clients: other.clients.clone(), ..self.clone() } == *other
     }
 
     /// What the KMS shows and trusts, as the files are now.
@@ -80,6 +95,14 @@ impl TlsConfig {
     /// [`CredentialsError`]
     pub fn credentials(&self) -> Result<Credentials, CredentialsError> {
         self.files().read()
+    }
+
+    /// Whom it does not trust, as the file is now, if there is to be one.
+    ///
+    /// # Errors
+    /// [`CredentialsError`]
+    pub fn revocation_lists(&self) -> Result<Option<RevocationLists>, CredentialsError> {
+        self.clients_crl.as_deref().map(RevocationLists::read).transpose()
     }
 
     fn files(&self) -> Files {
@@ -98,10 +121,11 @@ impl TlsSocket {
     /// [`TlsSocketError`]
     pub async fn listen(config: &TlsConfig) -> Result<TlsSocket, TlsSocketError> {
         let own = Rotating::open(config.files())?;
+        config.revocation_lists()?;
         let listener = TcpListener::bind(config.listen).await;
         let listener =
             listener.map_err(|source| TlsSocketError::Listen { address: config.listen, source })?;
-        let server = Arc::new(Server::new(own, &config.clients));
+        let server = Server::new(own, config.clients_crl.clone());
         Ok(TlsSocket { listener, server, age: CONNECTION_AGE })
     }
 
@@ -114,13 +138,14 @@ impl TlsSocket {
     }
 
     /// What it shows, and who is let in.
-    pub fn server(&self) -> Arc<Server> {
+    pub fn server(&self) -> Server {
         self.server.clone()
     }
 
-    /// Answers with `router` until `stop` is set; what is under way then is answered first.
-    pub async fn serve(mut self, router: Router, stop: watch::Receiver<bool>) {
-        let desk = Arc::new(Desk { server: self.server, router, age: self.age, stop: stop.clone() });
+    /// Answers the clients of the settings with `router` until `stop` is set; what is under way then is answered first.
+    pub async fn serve(mut self, router: Router, settings: InForce, stop: watch::Receiver<bool>) {
+        let (server, age) = (self.server, self.age);
+        let desk = Arc::new(Desk { server, router, age, settings, stop: stop.clone() });
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
         let room = Arc::new(Semaphore::new(CONNECTIONS));
         // They end with this: nothing is answered any more when it is dropped.
@@ -146,9 +171,10 @@ impl TlsSocket {
 
 /// What every connection needs.
 struct Desk {
-    server: Arc<Server>,
+    server: Server,
     router: Router,
     age: Duration,
+    settings: InForce,
     stop: watch::Receiver<bool>,
 }
 
@@ -160,11 +186,13 @@ impl Desk {
         turn: Option<OwnedSemaphorePermit>,
         room: Arc<Semaphore>,
     ) {
+        let mut settings = self.settings.clone();
+        let clients = settings.borrow_and_update().tls_clients.clone();
         let accepted = tokio::select! {
-            accepted = self.server.accept(stream) => accepted,
+            accepted = self.server.accept(stream, clients) => accepted,
             () = stopped(self.stop.clone()) => return,
         };
-        let (stream, client): (_, Certificate) = match accepted {
+        let (stream, client): (_, Visitor) = match accepted {
             Ok(accepted) => accepted,
             Err(turned_away) => {
                 tracing::warn!(%from, why = %turned_away, "a client was turned away");
@@ -183,19 +211,40 @@ impl Desk {
         let connection = http.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
         let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = stopped(self.stop.clone()) => {
+            ended = connection.as_mut() => Ok(ended),
+            () = self.over(&client, settings) => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-            () = tokio::time::sleep(self.age) => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+                tokio::time::timeout(LAST_CALL, connection).await
             }
         };
-        if let Err(error) = ended {
-            tracing::debug!(%from, %error, "a connection broke");
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%from, %error, "a connection broke"),
+            Err(_) => tracing::warn!(%from, %client, "a connection is cut off: its last call does not end"),
         }
+    }
+
+    /// Waits until a connection has to end: the KMS stops, its age has come, or its client is let in no more.
+    async fn over(&self, client: &Visitor, settings: InForce) {
+        tokio::select! {
+            () = stopped(self.stop.clone()) => {}
+            () = tokio::time::sleep(self.age) => {}
+            turned_away = self.no_more(client, settings) => {
+                tracing::warn!(why = %turned_away, "a client is let in no more, and its connection ends");
+            }
+        }
+    }
+
+    /// Looks at a client again whenever the configuration was read again, until it would not be let in any more.
+    async fn no_more(&self, client: &Visitor, mut settings: InForce) -> TurnedAway {
+        while settings.changed().await.is_ok() {
+            let clients = settings.borrow_and_update().tls_clients.clone();
+            if let Err(turned_away) = self.server.check(client, clients).await {
+                return turned_away;
+            }
+        }
+        // Nothing is read again any more.
+        std::future::pending().await
     }
 }
 
@@ -205,126 +254,4 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use assent_hsm_mock::{Authority, Term, Usage};
-    use assent_tls::{Client, ClientStream};
-    use axum::routing::get;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::sync::Notify;
-    use tokio::task::JoinHandle;
-
-    use super::*;
-
-    /// How long a test waits for anything.
-    const PATIENCE: Duration = Duration::from_secs(20);
-    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: kms\r\n\r\n";
-
-    /// A port on which each call waits until it is told to go on.
-    struct Port {
-        directory: tempfile::TempDir,
-        address: SocketAddr,
-        begun: Arc<Notify>,
-        go_on: Arc<Notify>,
-        stop: watch::Sender<bool>,
-        served: JoinHandle<()>,
-    }
-
-    impl Port {
-        async fn open(age: Duration) -> Port {
-            let directory = tempfile::tempdir().expect("a directory");
-            let path = directory.path();
-            let authority = Authority::new("authority").expect("made");
-            std::fs::write(path.join("ca.crt"), authority.certificate()).expect("writable");
-            for (name, host, usage) in
-                [("kms", "127.0.0.1", Usage::Server), ("node", "node.example", Usage::Client)]
-            {
-                let issued = authority.issue(&[host], usage, Term::Now).expect("issued");
-                issued.write(path, name).expect("writable");
-            }
-            let config = TlsConfig {
-                listen: ([127, 0, 0, 1], 0).into(),
-                certificate: path.join("kms.crt"),
-                private_key: path.join("kms.key"),
-                clients_ca: path.join("ca.crt"),
-                clients: vec!["dns:node.example".parse().expect("a client")],
-            };
-            let socket = TlsSocket::listen(&config).await.expect("open");
-            let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-            let (tell, wait) = (begun.clone(), go_on.clone());
-            let call = async move || {
-                tell.notify_one();
-                wait.notified().await;
-                "done"
-            };
-            let router = Router::new().route("/", get(call));
-            let (stop, stopped) = watch::channel(false);
-            let address = socket.address().expect("bound");
-            let served = tokio::spawn(TlsSocket { age, ..socket }.serve(router, stopped));
-            Port { directory, address, begun, go_on, stop, served }
-        }
-
-        async fn connect(&self) -> ClientStream {
-            let path = self.directory.path();
-            let files = Files {
-                certificate: path.join("node.crt"),
-                private_key: path.join("node.key"),
-                authorities: path.join("ca.crt"),
-            };
-            let own = Rotating::open(files).expect("good files");
-            let host = self.address.ip().to_string().parse().expect("a host");
-            Client::new(own, host, self.address.port()).connect().await.expect("connected")
-        }
-    }
-
-    /// Everything that comes until the connection ends.
-    async fn rest(stream: &mut ClientStream) -> String {
-        let mut answer = Vec::new();
-        let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
-        // It may be broken off rather than ended.
-        let _ = read.expect("in time");
-        String::from_utf8(answer).expect("text")
-    }
-
-    #[tokio::test]
-    async fn a_connection_ends_at_its_age_and_what_has_begun_is_answered_first() {
-        let port = Port::open(Duration::ZERO).await;
-        assert_eq!(rest(&mut port.connect().await).await, "");
-        let port = Port::open(CONNECTION_AGE).await;
-        let mut stream = port.connect().await;
-        stream.write_all(REQUEST).await.expect("sent");
-        port.begun.notified().await;
-        port.stop.send(true).expect("it listens");
-        port.go_on.notify_one();
-        let answer = rest(&mut stream).await;
-        assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("done"), "{answer}");
-        tokio::time::timeout(PATIENCE, port.served).await.expect("in time").expect("whole");
-        TcpStream::connect(port.address).await.expect_err("closed");
-    }
-
-    #[tokio::test]
-    async fn one_client_too_many_is_sent_away_and_comes_in_when_another_has_gone() {
-        let port = Port::open(CONNECTION_AGE).await;
-        let mut connected = Vec::new();
-        for _ in 0..CONNECTIONS {
-            let mut stream = port.connect().await;
-            // It has a place of its own once its call has begun.
-            stream.write_all(REQUEST).await.expect("sent");
-            port.begun.notified().await;
-            connected.push(stream);
-        }
-        assert_eq!(rest(&mut port.connect().await).await, "");
-        port.go_on.notify_waiters();
-        drop(connected);
-        let comes_in = async {
-            loop {
-                let mut stream = port.connect().await;
-                let sent = stream.write_all(REQUEST).await;
-                tokio::select! {
-                    () = port.begun.notified(), if sent.is_ok() => break,
-                    end = rest(&mut stream) => assert_eq!(end, "", "sent away, as places become free one by one"),
-                }
-            }
-        };
-        tokio::time::timeout(PATIENCE, comes_in).await.expect("in time");
-    }
-}
+mod tests;

@@ -12,6 +12,7 @@ use assent_consensus::vote::Choice::Approve;
 use assent_hsm_mock::{Authority, Term, Usage};
 use assent_tests::deployment::remote::{NODE, free_address};
 use assent_tests::deployment::{Deployment, Desk};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -28,7 +29,7 @@ fn over_tls() -> Deployment {
     Deployment::start_over_tls(None).unwrap_or_else(|error| panic!("{error:#}"))
 }
 
-fn said(output: &Output) -> String {
+fn said_by(output: &Output) -> String {
     String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
 }
 
@@ -68,7 +69,7 @@ fn openssl(deployment: &Deployment, options: &[&str], request: &str) -> Result<(
     let output = child.wait_with_output()?;
     // Who is turned away does not read what comes after.
     ensure!(sent.is_ok() || !output.status.success(), "{sent:?}");
-    Ok((output.status.success(), said(&output)))
+    Ok((output.status.success(), said_by(&output)))
 }
 
 const WITH_CERTIFICATE: [&str; 4] = ["-cert", "node.crt", "-key", "node.key"];
@@ -92,9 +93,9 @@ fn a_case_is_signed_over_tls_and_nothing_but_duties_is_reached_there() {
     }
     let doctor = deployment.assent(&["doctor", "--config", "node/node.toml"]).expect("it runs");
     let address = deployment.remote().address;
-    assert!(doctor.status.success(), "{}", said(&doctor));
-    assert!(said(&doctor).contains(&format!("ok at https://{address}")), "{}", said(&doctor));
-    assert!(said(&doctor).contains("until 4096-01-01T00:00:00Z"), "{}", said(&doctor));
+    assert!(doctor.status.success(), "{}", said_by(&doctor));
+    assert!(said_by(&doctor).contains(&format!("ok at https://{address}")), "{}", said_by(&doctor));
+    assert!(said_by(&doctor).contains("until 4096-01-01T00:00:00Z"), "{}", said_by(&doctor));
 }
 
 #[test]
@@ -105,7 +106,7 @@ fn who_may_not_come_in_is_turned_away_and_told_why() {
     let directory = deployment.remote().directory().to_owned();
     let doctor = |deployment: &Deployment| {
         let output = deployment.assent(&["doctor", "--config", "node/node.toml"]).expect("it runs");
-        (output.status.success(), said(&output))
+        (output.status.success(), said_by(&output))
     };
     assert!(doctor(&deployment).0);
     let own = "the KMS does not take this node's certificate";
@@ -159,11 +160,11 @@ fn a_kms_whose_certificate_has_expired_says_so_and_one_that_is_half_replaced_kee
     let directory = deployment.remote().directory().to_owned();
     let node_doctor = |deployment: &Deployment| {
         let output = deployment.assent(&["doctor", "--config", "node/node.toml"]).expect("it runs");
-        (output.status.success(), said(&output))
+        (output.status.success(), said_by(&output))
     };
     let kms_doctor = |deployment: &Deployment| {
         let output = deployment.assent_kms(&["doctor"]).expect("it runs");
-        (output.status.success(), said(&output))
+        (output.status.success(), said_by(&output))
     };
     let (is_well, text) = kms_doctor(&deployment);
     assert!(is_well && text.contains("kms.crt`: good for"), "{text}");
@@ -190,6 +191,53 @@ fn a_kms_whose_certificate_has_expired_says_so_and_one_that_is_half_replaced_kee
     assert!(text.contains("it expired on 2021-01-01T00:00:00Z"), "{text}");
     deployment.remote().renew_kms().expect("writable");
     assert!(node_doctor(&deployment).0, "without a restart");
+}
+
+/// Has the KMS read another list of clients.
+fn let_in(deployment: &mut Deployment, clients: &str) -> Result<()> {
+    let path = deployment.directory().join("kms.toml");
+    let text = std::fs::read_to_string(&path)?;
+    let line = |line: &str| match line.starts_with("clients = ") {
+        true => format!("clients = {clients}\n"),
+        false => line.to_owned(),
+    };
+    std::fs::write(&path, text.split_inclusive('\n').map(line).collect::<String>())?;
+    let id = i32::try_from(deployment.kms().id().context("it runs")?)?;
+    Ok(kill_process(Pid::from_raw(id).context("a number")?, Signal::HUP)?)
+}
+
+#[test]
+fn a_node_that_is_struck_off_the_list_or_revoked_is_let_in_no_more_and_nothing_is_lost() {
+    let mut deployment = over_tls();
+    let desk = deployment.desk().clone();
+    block_on(approve(&desk, "before"));
+    let (case, _) = block_on(desk.start_case("release-signing", "ci", "during", b"during"));
+    let view = block_on(desk.open_request(&case));
+    let_in(&mut deployment, "[\"dns:other.example\"]").expect("it runs");
+    let said = deployment.kms().said("a client is let in no more, and its connection ends");
+    said.unwrap_or_else(|error| panic!("{error:#}"));
+    for voter in ["engineer-1", "engineer-2"] {
+        block_on(desk.vote(&view, voter, Approve));
+    }
+    let doctor = |deployment: &Deployment| {
+        let output = deployment.assent(&["doctor", "--config", "node/node.toml"]).expect("it runs");
+        (output.status.success(), said_by(&output))
+    };
+    let (is_well, text) = doctor(&deployment);
+    assert!(!is_well && text.contains("its `clients` list neither a name nor the key of it"), "{text}");
+    let_in(&mut deployment, &format!("[\"dns:{NODE}\"]")).expect("it runs");
+    let (_, outcome) = block_on(desk.end(&case));
+    assert_eq!(outcome, CaseOutcome::Done);
+
+    let stolen = deployment.remote().authority.issue(&[NODE], Usage::Client, Term::Now).expect("issued");
+    stolen.write(deployment.remote().directory(), "node").expect("writable");
+    assert!(doctor(&deployment).0);
+    deployment.remote().revoke(&[&stolen]).expect("writable");
+    let (is_well, text) = doctor(&deployment);
+    assert!(!is_well && text.contains("its authority has revoked it"), "{text}");
+    deployment.remote().renew_node().expect("writable");
+    assert!(doctor(&deployment).0);
+    block_on(approve(&desk, "after"));
 }
 
 #[test]

@@ -277,7 +277,7 @@ fn read<T: DeserializeOwned + Serialize>(answer: &[u8]) -> Result<T, String> {
 
 #[cfg(test)]
 mod tests {
-    use assent_hsm_mock::{Authority, Term, Usage};
+    use assent_hsm_mock::Authority;
     use assent_tls::{Files, Server};
     use tokio::net::TcpListener;
 
@@ -287,14 +287,7 @@ mod tests {
     async fn a_kms_that_refused_the_certificate_before_it_was_called_is_told_apart_from_one_that_hung_up() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path();
-        let authority = Authority::new("authority").expect("made");
-        std::fs::write(path.join("ca.crt"), authority.certificate()).expect("writable");
-        for (name, host, usage) in
-            [("kms", "127.0.0.1", Usage::Server), ("node", "node.example", Usage::Client)]
-        {
-            let issued = authority.issue(&[host], usage, Term::Now).expect("issued");
-            issued.write(path, name).expect("writable");
-        }
+        Authority::of_pair(path, "127.0.0.1", "node.example").expect("made");
         let files = |name: &str| Files {
             certificate: path.join(format!("{name}.crt")),
             private_key: path.join(format!("{name}.key")),
@@ -305,10 +298,10 @@ mod tests {
         let host = "127.0.0.1".parse().expect("a host");
         let kms = KmsClient::new(&KmsAddress::Tls { host, port, files: files("node") }).expect("good files");
         let other = "dns:other.example".parse().expect("a client");
-        let server = Server::new(Rotating::open(files("kms")).expect("good files"), &[other]);
+        let server = Server::new(Rotating::open(files("kms")).expect("good files"), None);
         let refuse = async {
             let (stream, _) = listener.accept().await.expect("the node");
-            server.accept(stream).await.map(drop).expect_err("turned away")
+            server.accept(stream, [other].into()).await.map(drop).expect_err("turned away")
         };
         let call = async {
             let mut closed = kms.closed();

@@ -28,8 +28,9 @@ fn what_needs_a_restart_is_named_and_what_does_not_is_none_of_it() {
     let settings = "allowed_users = [7]\ndecision_grace = '1h'\nepoch_signatures = 7\nepoch_look = '7s'\nexpiry_notice = '7d'\n";
     let other = parse(&format!("{settings}{SMALLEST}")).expect("good");
     assert!(config.fixed_differences(&other).is_empty());
-    let Settings { allowed_users, decision_grace, epoch_signatures, epoch_look, expiry_notice } =
+    let Settings { allowed_users, decision_grace, epoch_signatures, epoch_look, expiry_notice, tls_clients } =
         other.settings();
+    assert_eq!(*tls_clients, []);
     assert_eq!((allowed_users, epoch_signatures), (vec![7], 7));
     assert_eq!((decision_grace, epoch_look), (Millis::from_secs(3_600), Millis::from_secs(7)));
     assert_eq!(expiry_notice, Millis::from_secs(7 * 24 * 3_600));
@@ -42,6 +43,19 @@ fn what_needs_a_restart_is_named_and_what_does_not_is_none_of_it() {
     ] {
         let other = parse(&SMALLEST.replace(from, to)).expect("good");
         assert_eq!(config.fixed_differences(&other), [key]);
+    }
+    let with_tls = parse(&over_tls()).expect("good");
+    assert_eq!(config.fixed_differences(&with_tls), ["`[tls]`"]);
+    assert_eq!(with_tls.fixed_differences(&config), ["`[tls]`"]);
+    for (from, to, differences) in [
+        ("dns:node", "dns:other", &[][..]),
+        ("7430", "7431", &["`[tls]`"]),
+        ("'ca.crt'", "'other.crt'", &["`[tls]`"]),
+        ("'ca.crl'", "'other.crl'", &["`[tls]`"]),
+    ] {
+        let other = parse(&over_tls().replace(from, to)).expect("good");
+        assert_eq!(with_tls.fixed_differences(&other), differences);
+        assert_eq!(with_tls.settings() == other.settings(), !differences.is_empty(), "{from}");
     }
 }
 
@@ -68,15 +82,20 @@ fn an_unknown_key_is_refused_with_its_place_and_the_nearest_known_key() {
     );
 }
 
+fn over_tls() -> String {
+    let tls = "[tls]\nlisten = '0.0.0.0:7430'\ncertificate = 'kms.crt'\nprivate_key = '/k/kms.key'\n\
+        clients_ca = 'ca.crt'\nclients = ['dns:node.example.org', 'uri:spiffe://example.org/node']\nclients_crl = 'ca.crl'\n";
+    SMALLEST.replace("[[device]]", &format!("{tls}[[device]]"))
+}
+
 #[test]
 fn duties_over_tls_are_for_clients_that_are_named() {
     assert_eq!(parse(SMALLEST).expect("good").tls, None);
-    let tls = "[tls]\nlisten = '0.0.0.0:7430'\ncertificate = 'kms.crt'\nprivate_key = '/k/kms.key'\n\
-        clients_ca = 'ca.crt'\nclients = ['dns:node.example.org', 'uri:spiffe://example.org/node']\n";
-    let text = SMALLEST.replace("[[device]]", &format!("{tls}[[device]]"));
+    let text = over_tls();
     let config = parse(&text).expect("good").tls.expect("there");
     assert_eq!(config.certificate, Path::new("/etc/kms/kms.crt"));
     assert_eq!(config.private_key, Path::new("/k/kms.key"));
+    assert_eq!(config.clients_crl.as_deref(), Some(Path::new("/etc/kms/ca.crl")));
     assert_eq!(config.clients.len(), 2);
     for (from, to, error) in [
         ("clients_ca = 'ca.crt'\n", "", "line 4, column 1: missing field `clients_ca`"),

@@ -4,7 +4,7 @@ use assent_consensus::time::{Millis, UnixMillis};
 use assent_tls::Standing;
 
 use super::{Finding, Report};
-use crate::tls_expiry::Part;
+use crate::tls_expiry::{REVOCATION_LIST, endings};
 use crate::tls_socket::TlsConfig;
 
 impl Report {
@@ -14,10 +14,14 @@ impl Report {
             Ok(credentials) => credentials,
             Err(error) => return self.bad("certificate", &error),
         };
-        for (part, validity) in Part::validities(&credentials) {
-            let seen = format!("`{}`: {}", part.file(tls).display(), validity.words(now));
-            let (what, help) = (part.what(), part.help(tls));
-            match validity.standing(now, notice) {
+        let revoked = tls.revocation_lists().unwrap_or_else(|error| {
+            self.bad(REVOCATION_LIST, &format!("{error}; until it is good nobody is let in"));
+            None
+        });
+        for ending in endings(tls, &credentials, revoked.as_ref()) {
+            let seen = format!("`{}`: {}", ending.file.display(), ending.validity.words(now));
+            let (what, help) = (ending.what, ending.help);
+            match ending.validity.standing(now, notice) {
                 Standing::Good => self.good(what.into(), seen),
                 Standing::Ending => {
                     self.findings.push(Finding { what: what.into(), well: true, seen, notice: Some(help) });

@@ -128,12 +128,19 @@ fn certificates_that_end_soon_are_told_of_by_the_log_the_metrics_and_the_doctor(
     let ends = next.issue(&["ends"], Usage::Server, Term::Days(5)).expect("issued").certificate;
     let both = fs::read_to_string(&authorities).expect("there") + &ends;
     fs::write(&authorities, both).expect("written");
+    let text = fs::read_to_string(home.path("kms.toml")).expect("there");
+    let with_list = text.replace("\nclients = ", "\nclients_crl = 'tls/ca.crl'\nclients = ");
+    fs::write(home.path("kms.toml"), with_list).expect("written");
+    refused(&home.run(&["serve"]), 1, "`[tls]`: cannot read `");
+    let list = next.revocation_list(&[], Term::Days(3)).expect("signed");
+    fs::write(home.path("tls/ca.crl"), list.der()).expect("written");
     let mut kms = home.serve();
     kms.wait_for("the certificate is good for 28 days");
+    kms.wait_for("the clients' revocation list is good for 2 days");
     kms.wait_for("the clients' authority is good for 4 days");
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after it");
     let metrics = home.ask("metrics.sock", "GET /metrics");
-    for (key, days) in [("certificate", 29.0), ("clients_ca", 5.0)] {
+    for (key, days) in [("certificate", 29.0), ("clients_ca", 5.0), ("clients_crl", 3.0)] {
         let series = format!("assent_kms_tls_expiry_timestamp_seconds{{key=\"{key}\"}} ");
         let (_, value) = metrics.split_once(&series).unwrap_or_else(|| panic!("no {series}: {metrics}"));
         let value: f64 = value.lines().next().and_then(|line| line.parse().ok()).expect("a number");
@@ -145,14 +152,20 @@ fn certificates_that_end_soon_are_told_of_by_the_log_the_metrics_and_the_doctor(
         said.contains("SOON clients' authority: `") && said.contains("ca.crt`: good for 4 days"),
         "{said}"
     );
+    assert!(said.contains("SOON clients' revocation list: `") && said.contains("nobody is let in"), "{said}");
     assert_eq!(kms.stop(), Some(0));
 
     let text = fs::read_to_string(home.path("kms.toml")).expect("there");
-    fs::write(home.path("kms.toml"), format!("expiry_notice = '3d'\n{text}")).expect("written");
+    fs::write(home.path("kms.toml"), format!("expiry_notice = '2d'\n{text}")).expect("written");
     assert!(!doctor().contains("SOON"));
     let expired = next.issue(&["ended"], Usage::Server, Term::Past).expect("issued").certificate;
     fs::write(&authorities, expired).expect("written");
-    refused(&home.run(&["doctor"]), 1, "something is wrong");
+    fs::remove_file(home.path("tls/ca.crl")).expect("there");
+    let output = home.run(&["doctor"]);
+    refused(&output, 1, "something is wrong");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("WRONG  clients' authority: `"), "{said}");
+    assert!(said.contains("WRONG  clients' revocation list: cannot read `"), "{said}");
 }
 
 /// A KMS that has run once, with a contract's and a release key, and is stopped.

@@ -25,14 +25,14 @@ pub struct Certificate {
     validity: Validity,
 }
 
-/// From when until when a certificate is good.
+/// From when until when a certificate or a revocation list is good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Validity {
     from: UnixMillis,
     until: UnixMillis,
 }
 
-/// How a certificate stands at a moment.
+/// How what is good for a time stands at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Standing {
     /// It begins later.
@@ -59,13 +59,9 @@ impl Certificate {
             _ => None,
         });
         let validity = certificate.validity();
-        let moment = |time: Time| {
-            let since = time.to_unix_duration();
-            UnixMillis::new(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-        };
         Some(Certificate {
             names: named.chain([ClientName::Key(key)]).collect(),
-            validity: Validity { from: moment(validity.not_before), until: moment(validity.not_after) },
+            validity: Validity::new(validity.not_before, validity.not_after),
         })
     }
 
@@ -94,12 +90,20 @@ impl fmt::Display for Certificate {
 }
 
 impl Validity {
+    pub(crate) fn new(from: Time, until: Time) -> Validity {
+        let moment = |time: Time| {
+            let since = time.to_unix_duration();
+            UnixMillis::new(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+        };
+        Validity { from: moment(from), until: moment(until) }
+    }
+
     /// Its last moment.
     pub fn until(&self) -> UnixMillis {
         self.until
     }
 
-    /// How the certificate stands at `now`; it is ending from so long before its end on, or in the last quarter of a short
+    /// How it stands at `now`; it is ending from so long before its end on, or in the last quarter of a short
     /// life.
     pub fn standing(&self, now: UnixMillis, notice: Millis) -> Standing {
         let life = self.until.get().saturating_sub(self.from.get());

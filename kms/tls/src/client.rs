@@ -143,7 +143,10 @@ fn config(own: &Credentials) -> Result<ClientConfig, rustls::Error> {
 fn of_alert(alert: AlertDescription) -> String {
     let why = match alert {
         AlertDescription::CertificateExpired => "it has expired, or is not valid yet",
-        AlertDescription::UnknownCA => "no authority in its `clients_ca` has signed it",
+        AlertDescription::CertificateRevoked => "its authority has revoked it",
+        AlertDescription::UnknownCA => {
+            "no authority in its `clients_ca` has signed it, or its `clients_crl` is not usable"
+        }
         AlertDescription::AccessDenied => "its `clients` list neither a name nor the key of it",
         AlertDescription::CertificateRequired => "there is none",
         AlertDescription::UnsupportedCertificate => "its extended key usage is not clientAuth",

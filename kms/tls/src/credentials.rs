@@ -70,8 +70,8 @@ pub enum CredentialsError {
         /// Its owner.
         owner: u32,
     },
-    /// Something else than PEM of the right kind.
-    #[error("`{}` does not hold {what} in PEM: {why}", path.display())]
+    /// Something else than there should be.
+    #[error("`{}` does not hold {what}: {why}", path.display())]
     Form {
         /// The file.
         path: PathBuf,
@@ -105,9 +105,9 @@ impl Files {
 
     pub(crate) fn contents(&self) -> Result<Contents, CredentialsError> {
         Ok(Contents {
-            certificate: read(&self.certificate, Readers::Anybody)?,
-            private_key: read(&self.private_key, Readers::Owner)?,
-            authorities: read(&self.authorities, Readers::Anybody)?,
+            certificate: read(&self.certificate, Readers::Anybody, FILE_LIMIT)?,
+            private_key: read(&self.private_key, Readers::Owner, FILE_LIMIT)?,
+            authorities: read(&self.authorities, Readers::Anybody, FILE_LIMIT)?,
         })
     }
 }
@@ -134,7 +134,7 @@ impl Contents {
         let own = chain.first().and_then(|first| Certificate::parse(first));
         let own = own.ok_or_else(|| form(&files.certificate, CERTIFICATES, "the first is none"))?;
 
-        let key_form = |why: &dyn ToString| form(&files.private_key, "a private key", why);
+        let key_form = |why: &dyn ToString| form(&files.private_key, "a private key in PEM", why);
         let mut key = PrivateKeyDer::from_pem_slice(&self.private_key).map_err(|error| match error {
             pem::Error::NoItemsFound => key_form(&"there is none without a passphrase"),
             _ => key_form(&"it is broken"),
@@ -181,7 +181,7 @@ impl Credentials {
     }
 }
 
-const CERTIFICATES: &str = "certificates";
+const CERTIFICATES: &str = "certificates in PEM";
 
 fn certificates(bytes: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
@@ -190,24 +190,31 @@ fn certificates(bytes: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>
     if found.is_empty() { Err(form(path, CERTIFICATES, &"there is none")) } else { Ok(found) }
 }
 
-fn form(path: &Path, what: &'static str, why: &(impl ToString + ?Sized)) -> CredentialsError {
+pub(crate) fn form(path: &Path, what: &'static str, why: &(impl ToString + ?Sized)) -> CredentialsError {
     CredentialsError::Form { path: path.to_owned(), what, why: why.to_string() }
 }
 
-enum Readers {
+/// Who may read a file.
+pub(crate) enum Readers {
     Anybody,
     Owner,
 }
 
-fn read(path: &Path, readers: Readers) -> Result<Zeroizing<Vec<u8>>, CredentialsError> {
+/// The bytes of a file that has at most `limit` of them.
+pub(crate) fn read(
+    path: &Path,
+    readers: Readers,
+    limit: usize,
+) -> Result<Zeroizing<Vec<u8>>, CredentialsError> {
     let failed = |source| CredentialsError::Read { path: path.to_owned(), source };
     // Not blocking on what is a pipe.
     let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
-    if !metadata.is_file() || metadata.len() > FILE_LIMIT as u64 {
-        let why = format!("it is no regular file of at most {FILE_LIMIT} bytes");
-        return Err(failed(io::Error::other(why)));
+    let too_long = || failed(io::Error::other(format!("it is no regular file of at most {limit} bytes")));
+    let length = usize::try_from(metadata.len()).map_err(|_| too_long())?;
+    if !metadata.is_file() || length > limit {
+        return Err(too_long());
     }
     if matches!(readers, Readers::Owner) {
         let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
@@ -219,7 +226,7 @@ fn read(path: &Path, readers: Readers) -> Result<Zeroizing<Vec<u8>>, Credentials
         }
     }
     // Room for all of it at once, so that no copy is left behind when the buffer grows.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(FILE_LIMIT));
-    file.take(FILE_LIMIT as u64).read_to_end(&mut bytes).map_err(failed)?;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(length));
+    file.take(metadata.len()).read_to_end(&mut bytes).map_err(failed)?;
     Ok(bytes)
 }

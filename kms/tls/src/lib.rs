@@ -2,17 +2,20 @@
 //!
 //! ```text
 //! files ─▶ Credentials (chain, key, authorities) ─▶ Rotating (looked at for each connection)
-//!                                                     ├─▶ Server  the KMS: takes the clients that its configuration names
+//!                                                     ├─▶ Server  the KMS: takes the clients that its configuration names,
+//!                                                     │           and that no revocation list does
 //!                                                     └─▶ Client  the node: knows the KMS by name and authority
 //! ```
 //!
 //! TLS keeps strangers from the KMS. It vouches for nothing that is said over it: duties are verified whoever brings them.
 
+mod admission;
 mod certificate;
 mod client;
 mod client_name;
 mod credentials;
 mod refusal;
+mod revocation;
 mod rotating;
 mod server;
 
@@ -23,8 +26,9 @@ pub use certificate::{Certificate, Standing, Validity};
 pub use client::{Client, ConnectError, Host, HostError, refusal};
 pub use client_name::{ClientName, ClientNameError};
 pub use credentials::{Credentials, CredentialsError, Files};
+pub use revocation::RevocationLists;
 pub use rotating::Rotating;
-pub use server::{Server, TurnedAway};
+pub use server::{Server, TurnedAway, Visitor};
 
 use std::sync::Arc;
 

@@ -33,6 +33,13 @@ pub(crate) fn of_certificate(error: &CertificateError) -> String {
             format!("it is not valid before {}", at(not_before))
         }
         CertificateError::NotValidYet => "it is not valid yet".into(),
+        CertificateError::Revoked => "its authority has revoked it".into(),
+        CertificateError::UnknownRevocationStatus => {
+            "no list in `clients_crl` is of the authority that has signed it".into()
+        }
+        CertificateError::ExpiredRevocationListContext { next_update, .. } => {
+            format!("the list in `clients_crl` that would name it expired on {}", at(next_update))
+        }
         CertificateError::UnknownIssuer => "no authority that is known here has signed it".into(),
         CertificateError::BadSignature => "its signature does not verify".into(),
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {

@@ -1,24 +1,26 @@
-//! The KMS's side: who may come in.
+//! The KMS's side: handshakes with those who come, by what the files hold then.
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use rustls::client::danger::HandshakeSignatureValid;
+use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
+use crate::admission::{Admission, Verifier};
 use crate::client::watch_over;
-use crate::refusal::{of_certificate, of_tls};
-use crate::{Certificate, ClientName, Credentials, Rotating, ServerStream, provider};
+use crate::refusal::of_tls;
+use crate::{
+    Certificate, ClientName, Credentials, CredentialsError, RevocationLists, Rotating, ServerStream, provider,
+};
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -27,14 +29,21 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// The most bytes that he may send meanwhile.
 const FAREWELL_BYTES: u64 = 64 * 1024;
 
-/// Lets in clients whose certificate an authority has signed and the list names.
-#[derive(Debug)]
+/// Lets in clients whose certificate an authority has signed, and not revoked, and a list names.
+#[derive(Clone, Debug)]
 pub struct Server {
     own: Arc<Rotating>,
-    clients: Arc<[ClientName]>,
+    revoked: Option<PathBuf>,
 }
 
-/// Why somebody was not let in.
+/// A client that was let in.
+#[derive(Debug)]
+pub struct Visitor {
+    certificate: Certificate,
+    chain: Vec<CertificateDer<'static>>,
+}
+
+/// Why somebody was not let in, or is let in no more.
 #[derive(Debug)]
 pub struct TurnedAway {
     /// What he showed, if it was a certificate. Unless he was only not listed, nobody vouches for it.
@@ -44,58 +53,99 @@ pub struct TurnedAway {
 }
 
 impl Server {
-    /// A server that shows and trusts what is in `own`, for `clients` alone.
-    pub fn new(own: Rotating, clients: &[ClientName]) -> Server {
-        Server { own: Arc::new(own), clients: clients.into() }
+    /// A server that shows and trusts what is in `own`, and lets nobody in whom a list in the file `revoked` names.
+    pub fn new(own: Rotating, revoked: Option<PathBuf>) -> Server {
+        Server { own: Arc::new(own), revoked }
     }
 
-    /// What it shows and trusts.
-    pub fn own(&self) -> &Rotating {
-        &self.own
+    /// What it shows and trusts, and the lists of whom it does not, as the files are now. Reads the disk.
+    pub fn look(&self) -> (Arc<Credentials>, Result<Option<RevocationLists>, CredentialsError>) {
+        (self.own.look(), self.revoked.as_deref().map(RevocationLists::read).transpose())
     }
 
-    /// Does the handshake; the client's certificate comes with the connection.
+    /// Does the handshake; only one of `clients` is let in.
     ///
     /// # Errors
     /// [`TurnedAway`]; the client has been told then.
-    pub async fn accept(&self, stream: TcpStream) -> Result<(ServerStream, Certificate), TurnedAway> {
-        let visit = Arc::new(OnceLock::new());
-        let turned_away = |why: String| TurnedAway { shown: visit.get().cloned(), why };
+    pub async fn accept(
+        &self,
+        stream: TcpStream,
+        clients: Arc<[ClientName]>,
+    ) -> Result<(ServerStream, Visitor), TurnedAway> {
+        let shown = Arc::new(OnceLock::new());
+        let turned_away = |why: String| TurnedAway { shown: shown.get().cloned(), why };
         watch_over(&stream).map_err(|error| turned_away(error.to_string()))?;
-        let own = self.own.clone();
-        let own = tokio::task::spawn_blocking(move || own.look());
-        let own = own.await.map_err(|error| turned_away(error.to_string()))?;
-        let config = self.config(&own, visit.clone()).map_err(|error| turned_away(error.to_string()))?;
+        let (own, admission) = self.admission(clients).await.map_err(turned_away)?;
+        let verifier = Verifier { admission: admission.clone(), shown: shown.clone() };
+        let config = config(&own, verifier).map_err(|error| turned_away(error.to_string()))?;
         let handshake = TlsAcceptor::from(Arc::new(config)).accept(stream).into_fallible();
-        match tokio::time::timeout(HANDSHAKE, handshake).await {
-            Err(_) => Err(turned_away(format!("the handshake was not done in {} s", HANDSHAKE.as_secs()))),
+        let stream = match tokio::time::timeout(HANDSHAKE, handshake).await {
+            Err(_) => {
+                return Err(turned_away(format!("the handshake was not done in {} s", HANDSHAKE.as_secs())));
+            }
             Ok(Err((error, stream))) => {
                 part(stream).await;
-                Err(turned_away(words(&error)))
+                return Err(turned_away(match of_tls(&error) {
+                    Some(error) => admission.words(error),
+                    None => format!("the connection broke in the handshake: {error}"),
+                }));
             }
-            Ok(Ok(stream)) => match visit.get() {
-                Some(certificate) => Ok((stream, certificate.clone())),
-                None => Err(turned_away("it shows no certificate".into())),
-            },
+            Ok(Ok(stream)) => stream,
+        };
+        match (shown.get(), stream.get_ref().1.peer_certificates()) {
+            (Some(certificate), Some(chain)) => {
+                let visitor = Visitor { certificate: certificate.clone(), chain: chain.to_vec() };
+                Ok((stream, visitor))
+            }
+            _ => Err(turned_away("it shows no certificate".into())),
         }
     }
 
-    fn config(
+    /// Whether a client that was let in would be again, by what the files hold now.
+    ///
+    /// # Errors
+    /// [`TurnedAway`]
+    pub async fn check(&self, visitor: &Visitor, clients: Arc<[ClientName]>) -> Result<(), TurnedAway> {
+        let turned_away = |why| TurnedAway { shown: Some(visitor.certificate.clone()), why };
+        let (_, admission) = self.admission(clients).await.map_err(turned_away)?;
+        let Some((end_entity, intermediates)) = visitor.chain.split_first() else {
+            return Err(turned_away("it shows no certificate".into()));
+        };
+        match admission.check(&visitor.certificate, end_entity, intermediates, UnixTime::now()) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(turned_away(admission.words(&error))),
+        }
+    }
+
+    async fn admission(
         &self,
-        own: &Credentials,
-        shown: Arc<OnceLock<Certificate>>,
-    ) -> Result<ServerConfig, Box<dyn std::error::Error + Send + Sync>> {
-        let by_authority =
-            WebPkiClientVerifier::builder_with_provider(own.authorities(), provider()).build()?;
-        let verifier = Verifier { by_authority, clients: self.clients.clone(), shown };
-        let mut config = ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&TLS13])?
-            .with_client_cert_verifier(Arc::new(verifier))
-            .with_cert_resolver(Arc::new(SingleCertAndKey::from(own.certified_key())));
-        // What was resumed would be let in without a look at its certificate.
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
-        Ok(config)
+        clients: Arc<[ClientName]>,
+    ) -> Result<(Arc<Credentials>, Arc<Admission>), String> {
+        let server = self.clone();
+        let look = move || {
+            let (own, revoked) = server.look();
+            Admission::new(&own, revoked, clients).map(|admission| (own, Arc::new(admission)))
+        };
+        let looked = tokio::task::spawn_blocking(look).await.map_err(|error| error.to_string())?;
+        looked.map_err(|error| error.to_string())
+    }
+}
+
+fn config(own: &Credentials, verifier: Verifier) -> Result<ServerConfig, rustls::Error> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
+        .with_client_cert_verifier(Arc::new(verifier))
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(own.certified_key())));
+    // What was resumed would be let in without a look at its certificate.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+/// By what it is known, for a log.
+impl fmt::Display for Visitor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.certificate.fmt(f)
     }
 }
 
@@ -109,60 +159,6 @@ impl fmt::Display for TurnedAway {
     }
 }
 
-/// Verifies a client's certificate by the authorities, and then looks whether it is listed.
-#[derive(Debug)]
-struct Verifier {
-    by_authority: Arc<dyn ClientCertVerifier>,
-    clients: Arc<[ClientName]>,
-    /// What the client of this one connection showed.
-    shown: Arc<OnceLock<Certificate>>,
-}
-
-impl ClientCertVerifier for Verifier {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.by_authority.root_hint_subjects()
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        let shown = Certificate::parse(end_entity).ok_or(CertificateError::BadEncoding)?;
-        let shown = self.shown.get_or_init(|| shown);
-        let verified = self.by_authority.verify_client_cert(end_entity, intermediates, now)?;
-        if shown.is_one_of(&self.clients) {
-            Ok(verified)
-        } else {
-            Err(CertificateError::ApplicationVerificationFailure.into())
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        // This version is not offered.
-        Err(rustls::Error::HandshakeNotComplete)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.by_authority.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.by_authority.supported_verify_schemes()
-    }
-}
-
 /// Lets the other side read why it was turned away: what it still sends would else make the system drop that.
 async fn part(mut stream: TcpStream) {
     let all = async {
@@ -170,25 +166,5 @@ async fn part(mut stream: TcpStream) {
         tokio::io::copy(&mut stream.take(FAREWELL_BYTES), &mut tokio::io::sink()).await
     };
     // Whoever does not read it does not learn it.
-    let _ = tokio::time::timeout(FAREWELL, all).await;
-}
-
-fn words(error: &io::Error) -> String {
-    match of_tls(error) {
-        Some(rustls::Error::NoCertificatesPresented) => "it shows no certificate".into(),
-        Some(rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)) => {
-            "its certificate is good, and `clients` lists neither a name nor the key of it".into()
-        }
-        Some(rustls::Error::InvalidCertificate(error)) => {
-            format!("its certificate: {}", of_certificate(error))
-        }
-        Some(rustls::Error::AlertReceived(alert)) => {
-            format!("it refuses the KMS's certificate, or broke off: {alert:?}")
-        }
-        Some(rustls::Error::PeerIncompatible(what)) => {
-            format!("it does not speak TLS 1.3 as needed: {what:?}")
-        }
-        Some(error) => format!("it does not speak TLS 1.3: {error}"),
-        None => format!("the connection broke in the handshake: {error}"),
-    }
+    let _: Result<io::Result<u64>, _> = tokio::time::timeout(FAREWELL, all).await;
 }

@@ -17,6 +17,7 @@ struct Pair {
     directory: TempDir,
     authority: Authority,
     kms: Server,
+    clients: Arc<[ClientName]>,
     listener: TcpListener,
 }
 
@@ -28,18 +29,13 @@ impl Pair {
 
     fn with_clients(clients: &[&str]) -> Pair {
         let directory = tempfile::tempdir().expect("a directory");
-        let authority = Authority::new("authority").expect("made");
-        std::fs::write(directory.path().join("ca.crt"), authority.certificate()).expect("writable");
-        issue(&authority, &[KMS], Usage::Server, Term::Now).write(directory.path(), "kms").expect("writable");
-        issue(&authority, &[NODE], Usage::Client, Term::Now)
-            .write(directory.path(), "node")
-            .expect("writable");
-        let clients: Vec<_> = clients.iter().map(|client| client.parse().expect("a client")).collect();
-        let kms = Server::new(open(directory.path(), "kms"), &clients);
+        let authority = Authority::of_pair(directory.path(), KMS, NODE).expect("made");
+        let clients = clients.iter().map(|client| client.parse().expect("a client")).collect();
+        let kms = Server::new(open(directory.path(), "kms"), None);
         let listener = std::net::TcpListener::bind((KMS, 0)).expect("a port");
         listener.set_nonblocking(true).expect("a socket");
         let listener = TcpListener::from_std(listener).expect("a runtime");
-        Pair { directory, authority, kms, listener }
+        Pair { directory, authority, kms, clients, listener }
     }
 
     fn path(&self) -> &Path {
@@ -50,12 +46,12 @@ impl Pair {
     async fn meet(&self, node: &Client) -> (Result<String, TurnedAway>, Result<(), String>) {
         let serve = async {
             let (stream, _) = self.listener.accept().await.expect("somebody");
-            let (mut stream, certificate) = self.kms.accept(stream).await?;
+            let (mut stream, visitor) = self.kms.accept(stream, self.clients.clone()).await?;
             let mut word = [0; 5];
             stream.read_exact(&mut word).await.expect("a word");
             stream.write_all(b"well?").await.expect("sent");
             stream.shutdown().await.expect("ended");
-            Ok(certificate.to_string())
+            Ok(visitor.to_string())
         };
         let call = async {
             let mut stream = node.connect().await.map_err(|error| error.to_string())?;
@@ -106,7 +102,7 @@ async fn those_who_are_listed_by_dns_name_uri_or_key_come_in() {
     assert!(came.starts_with("dns:node.example, sha256:"), "{came}");
 
     let key = came.split(", ").last().expect("the key");
-    let by_key = Pair { kms: Server::new(open(pair.path(), "kms"), &[key.parse().expect("a key")]), ..pair };
+    let by_key = Pair { clients: [key.parse().expect("a key")].into(), ..pair };
     assert_eq!(by_key.meet_node().await.1, Ok(()));
 
     let by_uri = Pair::with_clients(&["dns:other", "uri:spiffe://example/node"]);
@@ -167,7 +163,7 @@ async fn who_is_turned_away_while_he_talks_still_learns_why() {
     let node = pair.node();
     let serve = async {
         let (stream, _) = pair.listener.accept().await.expect("somebody");
-        pair.kms.accept(stream).await.expect_err("turned away")
+        pair.kms.accept(stream, pair.clients.clone()).await.map(drop).expect_err("turned away")
     };
     let call = async {
         let mut stream = node.connect().await.expect("the KMS has yet to look");
@@ -209,10 +205,10 @@ async fn certificates_that_are_replaced_are_used_from_the_next_connection_on() {
     issue(&pair.authority, &[NODE], Usage::Client, Term::Now).write(pair.path(), "node").expect("writable");
     let after = pair.meet(&node).await.0.expect("in");
     assert_ne!(before, after, "another key");
-    let shown = pair.kms.own().look().certificate().to_string();
+    let shown = pair.kms.look().0.certificate().to_string();
     issue(&pair.authority, &[KMS], Usage::Server, Term::Now).write(pair.path(), "kms").expect("writable");
     assert_eq!(pair.meet(&node).await.1, Ok(()));
-    assert_ne!(pair.kms.own().look().certificate().to_string(), shown);
+    assert_ne!(pair.kms.look().0.certificate().to_string(), shown);
 
     // Another authority: first it is trusted beside the old one, then the certificates are replaced, then the old one goes.
     let next = Authority::new("next").expect("made");
@@ -274,4 +270,58 @@ async fn a_private_key_that_others_can_read_is_not_used() {
     std::fs::create_dir(pair.path().join("directory")).expect("made");
     let directory = Files { private_key: pair.path().join("directory"), ..files(pair.path(), "node") };
     assert!(matches!(directory.read(), Err(CredentialsError::Read { .. })));
+}
+
+#[tokio::test]
+async fn who_is_on_a_revocation_list_is_refused_and_everybody_without_one_that_is_good() {
+    let list = "ca.crl";
+    let mut pair = Pair::new();
+    pair.kms = Server::new(open(pair.path(), "kms"), Some(pair.path().join(list)));
+    let put = |content: &[u8]| std::fs::write(pair.path().join(list), content).expect("writable");
+    let revoking =
+        |of: &Authority, revoked: &[&Issued], term| of.revocation_list(revoked, term).expect("signed");
+    let [good, stolen] = [(); 2].map(|()| issue(&pair.authority, &[NODE], Usage::Client, Term::Now));
+    good.write(pair.path(), "node").expect("writable");
+
+    let unknown = "nobody is let in, since it is not known who is revoked: ";
+    let unusable = "or its `clients_crl` is not usable";
+    let (came, called) = pair.meet_node().await;
+    let came = came.expect_err("there is no list");
+    assert!(came.why.starts_with(&format!("{unknown}cannot read `")) && came.shown.is_some(), "{came}");
+    let called = called.expect_err("refused");
+    assert!(called.contains(unusable), "{called}");
+
+    let empty = revoking(&pair.authority, &[], Term::Now);
+    let with_stolen = revoking(&pair.authority, &[&stolen], Term::Now);
+    let foreign = Authority::new("foreign").expect("made");
+    for (content, why) in [
+        (Vec::new(), "there is none"),
+        (b"x".to_vec(), "there is none"),
+        (pair.authority.certificate().as_bytes().to_vec(), "there is none"),
+        (empty.pem().expect("PEM").replace('M', "?").into_bytes(), "it is broken"),
+        (empty.der()[..empty.der().len() - 1].to_vec(), "one is broken"),
+        (revoking(&foreign, &[], Term::Now).der().to_vec(), "no list in `clients_crl` is of the authority"),
+        (revoking(&pair.authority, &[], Term::Past).der().to_vec(), "would name it expired on 2021-01-01"),
+        (vec![b'x'; 5_000_000], "at most 4194304 bytes"),
+    ] {
+        put(&content);
+        let (came, called) = pair.meet_node().await;
+        let came = came.expect_err("turned away").to_string();
+        assert!(came.contains(why), "{why}: {came}");
+        let called = called.expect_err("refused");
+        assert!(called.contains(unusable), "{called}");
+    }
+
+    let both = revoking(&foreign, &[], Term::Now).pem().expect("PEM") + &with_stolen.pem().expect("PEM");
+    for content in [both.as_bytes(), with_stolen.der()] {
+        put(content);
+        good.write(pair.path(), "node").expect("writable");
+        assert_eq!(pair.meet_node().await.1, Ok(()));
+        stolen.write(pair.path(), "node").expect("writable");
+        let (came, called) = pair.meet_node().await;
+        assert!(came.expect_err("revoked").why.contains("its authority has revoked it"));
+        assert!(called.expect_err("refused").ends_with("its authority has revoked it"));
+    }
+    put(empty.der());
+    assert_eq!(pair.meet_node().await.1, Ok(()), "as the file is now");
 }

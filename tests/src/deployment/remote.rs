@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use anyhow::Result;
-use assent_hsm_mock::{Authority, Term, Usage};
+use assent_hsm_mock::{Authority, Issued, Term, Usage};
 
 /// What is to be found at which port of the address.
 static NEXT_PORT: AtomicU16 = AtomicU16::new(7430);
@@ -30,17 +30,25 @@ impl Remote {
     pub(super) fn make(directory: &Path, found_at: Option<SocketAddr>) -> Result<Remote> {
         let directory = directory.join("tls");
         fs::create_dir(&directory)?;
-        let authority = Authority::new("authority")?;
-        fs::write(directory.join("ca.crt"), authority.certificate())?;
         let address = free_address();
         let found_at = found_at.unwrap_or(address);
+        let authority = Authority::of_pair(&directory, &found_at.ip().to_string(), NODE)?;
         let remote = Remote { authority, address, found_at, directory };
-        remote.renew_kms()?;
-        remote.renew_node()?;
+        remote.revoke(&[])?;
         Ok(remote)
     }
 
-    /// The directory of the certificates: `ca.crt`, `kms.crt`, `kms.key`, `node.crt`, `node.key`.
+    /// Has a list revoke these certificates and no others.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn revoke(&self, revoked: &[&Issued]) -> Result<()> {
+        let new = self.directory.join("ca.crl.new");
+        fs::write(&new, self.authority.revocation_list(revoked, Term::Now)?.pem()?)?;
+        Ok(fs::rename(new, self.directory.join("ca.crl"))?)
+    }
+
+    /// The directory of the certificates: `ca.crt`, `ca.crl`, `kms.crt`, `kms.key`, `node.crt`, `node.key`.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
@@ -66,7 +74,7 @@ impl Remote {
     pub(super) fn kms_toml(&self) -> String {
         format!(
             "[tls]\nlisten = \"{}\"\ncertificate = \"tls/kms.crt\"\nprivate_key = \"tls/kms.key\"\n\
-             clients_ca = \"tls/ca.crt\"\nclients = [\"dns:{NODE}\"]\n\n",
+             clients_ca = \"tls/ca.crt\"\nclients_crl = \"tls/ca.crl\"\nclients = [\"dns:{NODE}\"]\n\n",
             self.address
         )
     }
