@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use assent_consensus::name::Name;
 use assent_consensus::time::UnixMillis;
-use assent_tls::Server;
+use assent_edge::tls::Server;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use assent_consensus::time::UnixMillis;
-use assent_tls::{Credentials, RevocationLists, Server, Standing, Validity};
+use assent_edge::tls::{Credentials, RevocationLists, Server, Standing, Validity};
 
 use crate::announced::Announced;
 use crate::reload::InForce;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use assent_tls::{
+use assent_edge::tls::{
     ClientName, Credentials, CredentialsError, Files, RevocationLists, Rotating, Server, TurnedAway, Visitor,
 };
 use axum::Router;

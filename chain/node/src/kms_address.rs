@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use assent_tls::{Files, Host};
+use assent_edge::tls::{Files, Host};
 use hyper::Uri;
 
 /// Where the KMS takes duties, as it is written: `kms_socket` alone, or the other four.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use assent_consensus::duty::{BATCH_BYTES, DutyBatch, DutyReport, TrustedHeaders};
 use assent_consensus::json;
 use assent_consensus::message::DeploymentId;
-use assent_tls::{CredentialsError, Rotating};
+use assent_edge::tls::{CredentialsError, Rotating};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{SendRequest, handshake};
@@ -45,7 +45,7 @@ pub struct KmsClient {
 /// How a connection is made.
 enum Link {
     Unix(PathBuf),
-    Tls(assent_tls::Client),
+    Tls(assent_edge::tls::Client),
 }
 
 struct Connection {
@@ -100,7 +100,7 @@ impl KmsClient {
         let link = match address {
             KmsAddress::Socket(path) => Link::Unix(path.clone()),
             KmsAddress::Tls { host, port, files } => {
-                Link::Tls(assent_tls::Client::new(Rotating::open(files.clone())?, host.clone(), *port))
+                Link::Tls(assent_edge::tls::Client::new(Rotating::open(files.clone())?, host.clone(), *port))
             }
         };
         let (kept, closed) = (Mutex::default(), watch::channel(0).0);
@@ -257,8 +257,8 @@ impl KmsClient {
         drop(connection.sender);
         // A KMS that does not take the node's certificate says so in place of its first answer: to whoever reads then.
         let driven = connection.driver.await;
-        let by_driver = driven.ok().and_then(Result::err).and_then(|error| assent_tls::refusal(&error));
-        let why = assent_tls::refusal(error).or(by_driver);
+        let by_driver = driven.ok().and_then(Result::err).and_then(|error| assent_edge::tls::refusal(&error));
+        let why = assent_edge::tls::refusal(error).or(by_driver);
         self.unreachable(why.unwrap_or_else(|| error.to_string()))
     }
 
@@ -277,8 +277,8 @@ fn read<T: DeserializeOwned + Serialize>(answer: &[u8]) -> Result<T, String> {
 
 #[cfg(test)]
 mod tests {
+    use assent_edge::tls::{Files, Server};
     use assent_hsm_mock::Authority;
-    use assent_tls::{Files, Server};
     use tokio::net::TcpListener;
 
     use super::*;

@@ -1,7 +1,7 @@
 //! What `[tls]` names for nodes on other machines.
 
 use assent_consensus::time::{Millis, UnixMillis};
-use assent_tls::Standing;
+use assent_edge::tls::Standing;
 
 use super::{Finding, Report};
 use crate::tls_expiry::{REVOCATION_LIST, endings};

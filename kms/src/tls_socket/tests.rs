@@ -1,7 +1,7 @@
 //! The port, over loopback, before calls that wait until they are told to go on.
 
+use assent_edge::tls::{Client, ClientStream};
 use assent_hsm_mock::{Authority, Term, Usage};
-use assent_tls::{Client, ClientStream};
 use axum::routing::get;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Notify;

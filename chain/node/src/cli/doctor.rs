@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use assent_consensus::genesis::Genesis;
 use assent_consensus::time::Millis;
-use assent_tls::{Files, Standing};
+use assent_edge::tls::{Files, Standing};
 use clap::Args;
 use rustix::fs::statvfs;
 use serde::Serialize;

@@ -52,7 +52,7 @@ pub enum NodeError {
     Listen(#[from] ListenError),
     /// What the node shows to the KMS.
     #[error("the KMS is on another machine: {0}")]
-    Kms(#[from] assent_tls::CredentialsError),
+    Kms(#[from] assent_edge::tls::CredentialsError),
     /// The operating system.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),

@@ -8,8 +8,8 @@ use x509_cert::certificate::Rfc5280;
 use x509_cert::crl::CertificateList;
 use x509_cert::der::Decode as _;
 
-use crate::credentials::{Readers, form, read};
-use crate::{CredentialsError, Validity};
+use super::credentials::{Readers, form, read};
+use super::{CredentialsError, Validity};
 
 /// The largest file of lists, in bytes.
 const FILE_LIMIT: usize = 4 * 1024 * 1024;

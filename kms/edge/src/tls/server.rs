@@ -15,10 +15,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use crate::admission::{Admission, Verifier};
-use crate::client::watch_over;
-use crate::refusal::of_tls;
-use crate::{
+use super::admission::{Admission, Verifier};
+use super::client::watch_over;
+use super::refusal::of_tls;
+use super::{
     Certificate, ClientName, Credentials, CredentialsError, RevocationLists, Rotating, ServerStream, provider,
 };
 

@@ -15,8 +15,8 @@ use rustls::{AlertDescription, ClientConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::refusal::{of_certificate, of_tls};
-use crate::{ClientStream, Credentials, Rotating, provider};
+use super::refusal::{of_certificate, of_tls};
+use super::{ClientStream, Credentials, Rotating, provider};
 
 /// After how long a connection over which nothing comes back is broken off, in milliseconds.
 const UNANSWERED: u32 = 30_000;

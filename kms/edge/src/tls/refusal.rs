@@ -7,7 +7,7 @@ use assent_consensus::time::UnixMillis;
 use rustls::CertificateError;
 use rustls::pki_types::UnixTime;
 
-use crate::certificate::moment;
+use super::certificate::moment;
 
 /// What rustls says in an error, if it is at its root.
 pub(crate) fn of_tls<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {

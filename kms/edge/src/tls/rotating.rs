@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::credentials::Fingerprint;
-use crate::{Credentials, CredentialsError, Files};
+use super::credentials::Fingerprint;
+use super::{Credentials, CredentialsError, Files};
 
 /// The credentials in files, as they were when a connection last looked.
 #[derive(Debug)]

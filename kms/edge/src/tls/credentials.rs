@@ -14,7 +14,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::{Certificate, Validity};
+use super::{Certificate, Validity};
 
 /// The largest file, in bytes.
 const FILE_LIMIT: usize = 256 * 1024;

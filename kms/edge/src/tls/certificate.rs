@@ -9,7 +9,7 @@ use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::time::Time;
 
-use crate::ClientName;
+use super::ClientName;
 
 /// How many names of a certificate are shown.
 const SHOWN_NAMES: usize = 4;

@@ -8,8 +8,8 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, SignatureScheme};
 
-use crate::refusal::of_certificate;
-use crate::{Certificate, ClientName, Credentials, CredentialsError, RevocationLists, provider};
+use super::refusal::of_certificate;
+use super::{Certificate, ClientName, Credentials, CredentialsError, RevocationLists, provider};
 
 /// What decides on one connection, as the files and the list were when it was made.
 #[derive(Debug)]
