@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use assent_consensus::name::Name;
 use assent_consensus::time::Millis;
+use assent_edge::toml_keys;
 use serde::Deserialize;
 use toml::de::DeTable;
 
@@ -39,8 +40,6 @@ pub const DEVICES_LIMIT: usize = 16;
 const FILE_LIMIT: usize = 64 * 1024;
 /// The most sessions of one token.
 pub const SESSIONS_LIMIT: usize = 256;
-/// How much two names must look alike before one is proposed for the other, from 0 to 1.
-const ALIKE: f64 = 0.7;
 
 /// The configuration file, read and checked. Paths are from the file's directory. [`Settings`] are read again on SIGHUP.
 ///
@@ -233,7 +232,7 @@ impl Config {
 
     fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
         let wrong = |offset: usize, why: &str| {
-            let (line, column) = position(text, offset);
+            let (line, column) = toml_keys::position(text, offset);
             ConfigError::Wrong { path: path.to_owned(), line, column, why: why.to_owned() }
         };
         let of_toml =
@@ -365,11 +364,7 @@ fn default_sessions() -> usize {
 }
 
 fn check_keys(table: &DeTable<'_>, known: &[&str]) -> Result<(), (usize, String)> {
-    let unknown = table.iter().find(|(key, _)| !known.contains(&key.get_ref().as_ref()));
-    match unknown {
-        Some((key, _)) => Err((key.span().start, unknown_key(key.get_ref(), known))),
-        None => Ok(()),
-    }
+    toml_keys::unknown(table, known).map_or(Ok(()), Err)
 }
 
 /// The table `[tls]`, if there is one: with at least one client.
@@ -423,28 +418,6 @@ fn check_devices(table: &DeTable<'_>) -> Result<(), (usize, String)> {
         }
     }
     Ok(())
-}
-
-fn unknown_key(key: &str, known: &[&str]) -> String {
-    let nearest = known
-        .iter()
-        .map(|candidate| (strsim::jaro(key, candidate), candidate))
-        .filter(|(alike, _)| *alike >= ALIKE)
-        .max_by(|(one, _), (other, _)| one.total_cmp(other));
-    match nearest {
-        Some((_, nearest)) => format!("there is no key `{}`; did you mean `{nearest}`?", key.escape_debug()),
-        None => {
-            let known: Vec<_> = known.iter().map(|name| format!("`{name}`")).collect();
-            format!("there is no key `{}`; these are known: {}", key.escape_debug(), known.join(", "))
-        }
-    }
-}
-
-/// Line and column of a byte, from 1, columns in characters.
-fn position(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.get(..offset).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
 }
 
 #[cfg(test)]

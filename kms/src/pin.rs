@@ -5,14 +5,13 @@
 //! such a one is passed over once if the token reports no failed login and the PIN file is still the one with which the
 //! last login was right.
 
-use std::fs::OpenOptions;
-use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use assent_consensus::name::Name;
+use assent_edge::private_file::{self, NotPrivate};
 use secrecy::SecretString;
-use zeroize::Zeroizing;
 
 use crate::whole_file;
 
@@ -49,30 +48,13 @@ pub enum PinError {
         /// Why.
         source: io::Error,
     },
-    /// Not a file.
-    #[error("the PIN file `{}` is not a regular file", path.display())]
-    NoFile {
-        /// The path.
-        path: PathBuf,
-    },
     /// Others could have read it.
-    #[error(
-        "the PIN file `{}` can be read or changed by others (mode {mode:04o}): run `chmod 600` on it, and change the PIN",
-        path.display()
-    )]
-    Mode {
+    #[error("the PIN file `{}` {why}, and change the PIN", path.display())]
+    Open {
         /// The file.
         path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// It belongs to somebody else.
-    #[error("the PIN file `{}` belongs to user {owner}, not to the user of this KMS or root: run `chown` on it", path.display())]
-    Owner {
-        /// The file.
-        path: PathBuf,
-        /// Its owner.
-        owner: u32,
+        /// How.
+        why: NotPrivate,
     },
     /// Not one line of text.
     #[error("the PIN file `{}` must hold one line of 1 to {PIN_LIMIT} bytes of UTF-8 and nothing else", path.display())]
@@ -215,33 +197,13 @@ impl PinSource {
     fn read(&self) -> Result<(SecretString, String), PinError> {
         let path = || self.file.clone();
         let failed = |source| PinError::Read { path: path(), source };
-        // Not blocking on what is a pipe.
-        let flags = rustix::fs::OFlags::NONBLOCK.bits();
-        let flags = i32::try_from(flags).unwrap_or_default();
-        let file = OpenOptions::new().read(true).custom_flags(flags).open(&self.file).map_err(failed)?;
-        let metadata = file.metadata().map_err(failed)?;
-        if !metadata.is_file() {
-            return Err(PinError::NoFile { path: path() });
-        }
+        let (file, metadata) = private_file::open(&self.file).map_err(failed)?;
         // systemd mounts credentials so that only the unit's user can read them, with modes of its own.
         if !self.is_credential {
-            let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
-            if owner != rustix::process::geteuid().as_raw() && owner != 0 {
-                return Err(PinError::Owner { path: path(), owner });
-            }
-            if mode & 0o077 != 0 {
-                return Err(PinError::Mode { path: path(), mode });
-            }
+            private_file::check(&metadata).map_err(|why| PinError::Open { path: path(), why })?;
         }
-        // Room for all of it at once, so that no copy is left behind when the buffer grows.
-        let mut bytes = Zeroizing::new(Vec::with_capacity(PIN_LIMIT + 3));
-        file.take(PIN_LIMIT as u64 + 3).read_to_end(&mut bytes).map_err(failed)?;
-        let text = std::str::from_utf8(&bytes).map_err(|_| PinError::Form { path: path() })?;
-        let line = text.strip_suffix('\n').unwrap_or(text);
-        let line = line.strip_suffix('\r').unwrap_or(line);
-        if !(1..=PIN_LIMIT).contains(&line.len()) || line.contains(['\n', '\r', '\0']) {
-            return Err(PinError::Form { path: path() });
-        }
+        let line = private_file::read_line(file, PIN_LIMIT).map_err(failed)?;
+        let pin = line.ok_or_else(|| PinError::Form { path: path() })?;
         let fingerprint = format!(
             "{} {} {} {}.{:09}\n",
             metadata.dev(),
@@ -250,7 +212,7 @@ impl PinSource {
             metadata.ctime(),
             metadata.ctime_nsec()
         );
-        Ok((SecretString::from(line), fingerprint))
+        Ok((pin, fingerprint))
     }
 }
 
@@ -293,7 +255,7 @@ mod tests {
         for mode in [0o640, 0o604, 0o660, 0o610, 0o602] {
             let (_directory, source) = source(b"31415", mode);
             let error = source.begin(false).expect_err("refused");
-            assert!(matches!(error, PinError::Mode { .. }), "{error}");
+            assert!(matches!(error, PinError::Open { why: NotPrivate::Mode { .. }, .. }), "{error}");
             assert!(!error.to_string().contains("31415"));
         }
     }
@@ -307,7 +269,7 @@ mod tests {
         }
         let directory = tempfile::tempdir().expect("a directory");
         let source = |path: &Path| PinSource::new(&main(), Some(path), directory.path()).expect("a source");
-        assert!(matches!(source(directory.path()).begin(false), Err(PinError::NoFile { .. })));
+        assert!(matches!(source(directory.path()).begin(false), Err(PinError::Read { .. })));
         assert!(matches!(source(&directory.path().join("none")).begin(false), Err(PinError::Read { .. })));
     }
 

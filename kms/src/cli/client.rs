@@ -12,6 +12,7 @@ use tokio::net::UnixStream;
 
 use super::screen::Failure;
 use crate::config::Config;
+use crate::daemon::DaemonError;
 
 /// The largest answer, in bytes.
 const ANSWER_LIMIT: usize = 16 * 1024 * 1024;
@@ -25,7 +26,8 @@ pub(super) fn call<T: DeserializeOwned>(
     path: &str,
     body: Vec<u8>,
 ) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(DaemonError::System)?;
     let socket = &config.admin_socket;
     // The time-out needs the runtime around it.
     let exchange = async { tokio::time::timeout(PATIENCE, exchange(socket, method, path, body)).await };

@@ -10,13 +10,14 @@ use super::remote;
 use super::screen::{Failure, Screen};
 use crate::audit::{self, Bound, Format};
 use crate::config::{Config, DeviceConfig, DriverConfig};
-use crate::daemon;
+use crate::daemon::{self, DaemonError};
 use crate::moment::Moment;
 use crate::restore::{self, BackupDirectory};
 use crate::store::{self, Store};
 
 pub(super) fn init(config: &Config, path: &Path, screen: &Screen) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(DaemonError::System)?;
     let instance = runtime.block_on(daemon::init(config))?;
     let value = serde_json::json!({
         "instance": encoding::encode(&instance),
@@ -34,7 +35,8 @@ pub(super) fn init(config: &Config, path: &Path, screen: &Screen) -> Result<(), 
 }
 
 pub(super) fn serve(config: Config, path: &Path) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(DaemonError::System)?;
     Ok(runtime.block_on(daemon::serve(config, path))?)
 }
 
@@ -64,7 +66,8 @@ pub(super) fn back_up(config: &Config, out: &Path, screen: &Screen) -> Result<()
 }
 
 pub(super) fn restore(config: &Config, from: &Path, screen: &Screen) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(DaemonError::System)?;
     let restored = runtime.block_on(restore::restore(config, from))?;
     screen.show(&restored, |restored| {
         let mut lines: Vec<String> =

@@ -16,8 +16,8 @@ use assent_consensus::jwk::Thumbprint;
 use assent_consensus::message::{KeyVersion, RequestId};
 use assent_consensus::name::Name;
 use assent_consensus::operational_key::{Algorithm, KeyKind};
+use assent_edge::core_dump;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 use crate::admin::{KeyToAdopt, KeyToLimit, KeyToMake};
 use crate::audit;
@@ -247,17 +247,15 @@ pub fn main() -> ExitCode {
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(cli.json),
+        Err(failure) => screen::report(&failure, cli.json),
     }
 }
 
 /// The PIN passes through this process: it must not end in a core dump, nor be read by another process of the same user.
 fn forbid_core_dumps() -> Result<(), Failure> {
-    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
-        .and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable))
-        .map_err(|error| {
-            Failure::failed(format!("a core dump, with the PIN in it, cannot be forbidden: {error}"))
-        })
+    core_dump::forbid().map_err(|error| {
+        Failure::failed(format!("a core dump, with the PIN in it, cannot be forbidden: {error}"))
+    })
 }
 
 fn run(command: Command, config: Config, path: &Path, screen: &Screen) -> Result<(), Failure> {

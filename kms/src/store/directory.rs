@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
+use assent_edge::private_file;
 use rustix::fs::Access;
 
 use super::StoreError;
@@ -59,11 +60,9 @@ pub fn check_directory(directory: &Path) -> Result<(), StoreError> {
         std::io::ErrorKind::NotFound => StoreError::Uninitialised { path: directory.to_owned() },
         _ => StoreError::Failed { path: directory.to_owned(), why: error.to_string() },
     })?;
-    let owner = metadata.uid();
-    let is_ours = owner == rustix::process::geteuid().as_raw() || owner == 0;
-    match metadata.mode() & 0o7777 {
-        mode if mode & 0o077 == 0 && is_ours => {}
-        mode => return Err(StoreError::Open { path: directory.to_owned(), mode, owner }),
+    if private_file::check(&metadata).is_err() {
+        let (mode, owner) = (metadata.mode() & 0o7777, metadata.uid());
+        return Err(StoreError::Open { path: directory.to_owned(), mode, owner });
     }
     let needed = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
     rustix::fs::access(directory, needed).map_err(|_| StoreError::ReadOnly { path: directory.to_owned() })

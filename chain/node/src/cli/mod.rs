@@ -35,8 +35,8 @@ mod write;
 
 use std::process::ExitCode;
 
+use assent_edge::core_dump;
 use clap::{CommandFactory as _, Parser, Subcommand};
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 use failure::Failure;
 
@@ -101,11 +101,9 @@ pub fn main() -> ExitCode {
 
 /// Passphrases, PINs and keys pass through this process: none of them may end in a core dump.
 fn forbid_core_dumps() -> Result<(), Failure> {
-    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
-        .and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable))
-        .map_err(|error| {
-            Failure::failed(format!("a core dump, with keys in it, cannot be forbidden: {error}"))
-        })
+    core_dump::forbid().map_err(|error| {
+        Failure::failed(format!("a core dump, with keys in it, cannot be forbidden: {error}"))
+    })
 }
 
 fn run(command: Command) -> Result<(), Failure> {

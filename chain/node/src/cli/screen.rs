@@ -4,6 +4,7 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 
+use assent_edge::visible::visible;
 use serde::Serialize;
 
 use super::failure::Failure;
@@ -54,24 +55,6 @@ impl Screen {
     }
 }
 
-/// `text` with every character that a terminal would not simply show written as an escape.
-pub(super) fn visible(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    let mut before = String::from("x");
-    for character in text.chars() {
-        match character {
-            '"' | '\'' | '\\' => shown.push(character),
-            _ => {
-                // A mark that combines with the letter before it is escaped where it stands alone only.
-                before.truncate(1);
-                before.push(character);
-                shown.extend(before.escape_debug().skip(1));
-            }
-        }
-    }
-    shown
-}
-
 /// `text` as a value within a line: a line break cannot make it look like another line.
 pub(super) fn quoted(text: impl Display) -> String {
     visible(&text.to_string())
@@ -81,21 +64,4 @@ fn print(mut out: impl Write, line: &str) -> Result<(), Failure> {
     writeln!(out, "{line}")
         .and_then(|()| out.flush())
         .map_err(|error| Failure::failed(format!("cannot write what is to be shown: {error}")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_would_steer_a_terminal_is_escaped() {
-        assert_eq!(visible("\x1b[2Jred\u{202e}evil\r\n\u{7}"), "\\u{1b}[2Jred\\u{202e}evil\\r\\n\\u{7}");
-        assert_eq!(visible("a\u{9b}31m\u{200b}"), "a\\u{9b}31m\\u{200b}");
-    }
-
-    #[test]
-    fn what_people_read_is_not_escaped() {
-        let text = "Grüße \"2.0\" 'x' C:\\a हिन्दी 版本 ✓";
-        assert_eq!(visible(text), text);
-    }
 }

@@ -2,21 +2,19 @@
 
 use std::path::Path;
 
+use assent_edge::toml_keys;
 use serde::de::DeserializeOwned;
 use toml::de::{DeTable, DeValue};
 
 use super::failure::Failure;
 
-/// How much two names must look alike before one is proposed for the other, from 0 to 1.
-const ALIKE: f64 = 0.7;
-
-/// The known keys of a file: of the file itself (under ``) and of each table or list of tables in it.
+/// The known keys of a file: of the file itself (under ``) and of each table or list of tables in it, in one or more parts.
 pub(super) type KnownKeys = [(&'static str, &'static [&'static str])];
 
 /// Reads a `T`, whose keys are `known`.
 pub(super) fn read<T: DeserializeOwned>(text: &str, path: &Path, known: &KnownKeys) -> Result<T, Failure> {
     let wrong = |offset: usize, message: &str| {
-        let (line, column) = position(text, offset);
+        let (line, column) = toml_keys::position(text, offset);
         Failure::failed(format!("`{}`, line {line}, column {column}: {message}", path.display()))
     };
     let table = DeTable::parse(text)
@@ -29,45 +27,23 @@ pub(super) fn read<T: DeserializeOwned>(text: &str, path: &Path, known: &KnownKe
 }
 
 fn unknown_key(table: &DeTable<'_>, name: &str, known: &KnownKeys) -> Option<(usize, String)> {
-    let (_, keys) = known.iter().find(|(table, _)| *table == name)?;
-    for (key, value) in table {
-        let key_text = key.get_ref().as_ref();
-        if !keys.contains(&key_text) {
-            return Some((key.span().start, message(key_text, keys)));
-        }
-        let tables: Vec<&DeTable<'_>> = match value.get_ref() {
-            DeValue::Table(table) => vec![table],
-            DeValue::Array(values) => values.iter().filter_map(|value| value.get_ref().as_table()).collect(),
-            _ => Vec::new(),
-        };
-        let found = tables.into_iter().find_map(|table| unknown_key(table, key_text, known));
-        if found.is_some() {
-            return found;
-        }
+    let keys: Vec<&str> =
+        known.iter().filter(|(table, _)| *table == name).flat_map(|(_, keys)| *keys).copied().collect();
+    if keys.is_empty() {
+        return None;
     }
-    None
-}
-
-fn message(key: &str, known: &[&str]) -> String {
-    let nearest = known
-        .iter()
-        .map(|candidate| (strsim::jaro(key, candidate), candidate))
-        .filter(|(alike, _)| *alike >= ALIKE)
-        .max_by(|(one, _), (other, _)| one.total_cmp(other));
-    match nearest {
-        Some((_, nearest)) => format!("there is no key `{key}`; did you mean `{nearest}`?"),
-        None => {
-            let known: Vec<_> = known.iter().map(|name| format!("`{name}`")).collect();
-            format!("there is no key `{key}`; these are known: {}", known.join(", "))
-        }
-    }
-}
-
-/// Line and column of a byte, from 1, columns in characters.
-fn position(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.get(..offset).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+    toml_keys::unknown(table, &keys).or_else(|| {
+        table.iter().find_map(|(key, value)| {
+            let tables: Vec<&DeTable<'_>> = match value.get_ref() {
+                DeValue::Table(table) => vec![table],
+                DeValue::Array(values) => {
+                    values.iter().filter_map(|value| value.get_ref().as_table()).collect()
+                }
+                _ => Vec::new(),
+            };
+            tables.into_iter().find_map(|table| unknown_key(table, key.get_ref(), known))
+        })
+    })
 }
 
 #[cfg(test)]

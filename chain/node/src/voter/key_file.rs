@@ -270,6 +270,8 @@ fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), KeyFileError> {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
+    use assent_edge::private_file::NotPrivate;
+
     use super::*;
 
     fn passphrase(text: &str) -> SecretString {
@@ -311,7 +313,13 @@ mod tests {
 
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("ours");
         let error = KeyFile::read(&path, unasked).err().expect("refused");
-        assert!(matches!(error, KeyFileError::Secret(SecretError::Mode { mode: 0o644, .. })), "{error}");
+        assert!(
+            matches!(
+                error,
+                KeyFileError::Secret(SecretError::Open { why: NotPrivate::Mode { mode: 0o644 }, .. })
+            ),
+            "{error}"
+        );
     }
 
     #[test]

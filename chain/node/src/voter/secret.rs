@@ -2,12 +2,11 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, IsTerminal, Read};
-use std::os::unix::fs::MetadataExt;
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
+use assent_edge::private_file::{self, NotPrivate};
 use secrecy::{ExposeSecret, SecretString};
-use zeroize::Zeroizing;
 
 /// The most bytes that a passphrase or PIN may have.
 pub const SECRET_LIMIT: usize = 1024;
@@ -24,23 +23,12 @@ pub enum SecretError {
         source: io::Error,
     },
     /// Others could have read it.
-    #[error(
-        "`{}` can be read or changed by others (mode {mode:04o}): run `chmod 600` on it, and think of the secret as known",
-        path.display().to_string().escape_debug()
-    )]
-    Mode {
+    #[error("`{}` {why}, and think of the secret as known", path.display().to_string().escape_debug())]
+    Open {
         /// The file.
         path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// It belongs to somebody else.
-    #[error("`{}` belongs to user {owner}, not to you", path.display().to_string().escape_debug())]
-    Owner {
-        /// The file.
-        path: PathBuf,
-        /// Its owner.
-        owner: u32,
+        /// How.
+        why: NotPrivate,
     },
     /// Not one line of text.
     #[error("the secret in `{}` must be one line of 1 to {SECRET_LIMIT} bytes of UTF-8", path.display().to_string().escape_debug())]
@@ -127,17 +115,10 @@ impl SecretSource {
 /// Refuses a file that others than its owner, who is you or root, can read or change.
 ///
 /// # Errors
-/// [`SecretError::Mode`], [`SecretError::Owner`], [`SecretError::Read`]
+/// [`SecretError::Open`], [`SecretError::Read`]
 pub fn check_private(file: &File, path: &Path) -> Result<(), SecretError> {
     let metadata = file.metadata().map_err(|source| SecretError::Read { path: path.to_owned(), source })?;
-    let owner = metadata.uid();
-    if owner != rustix::process::geteuid().as_raw() && owner != 0 {
-        return Err(SecretError::Owner { path: path.to_owned(), owner });
-    }
-    match metadata.mode() & 0o7777 {
-        mode if mode & 0o077 != 0 => Err(SecretError::Mode { path: path.to_owned(), mode }),
-        _ => Ok(()),
-    }
+    private_file::check(&metadata).map_err(|why| SecretError::Open { path: path.to_owned(), why })
 }
 
 enum Checked {
@@ -151,17 +132,8 @@ fn read_file(path: &Path, checked: Checked) -> Result<SecretString, SecretError>
     if matches!(checked, Checked::ModeAndOwner) {
         check_private(&file, path)?;
     }
-    // Room for all of it at once, so that no copy is left behind when the buffer grows.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(SECRET_LIMIT + 3));
-    file.take(SECRET_LIMIT as u64 + 3).read_to_end(&mut bytes).map_err(failed)?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| SecretError::Form { path: path.to_owned() })?;
-    let line = text.strip_suffix('\n').unwrap_or(text);
-    let line = line.strip_suffix('\r').unwrap_or(line);
-    if (1..=SECRET_LIMIT).contains(&line.len()) && !line.contains(['\n', '\r', '\0']) {
-        Ok(SecretString::from(line))
-    } else {
-        Err(SecretError::Form { path: path.to_owned() })
-    }
+    let line = private_file::read_line(file, SECRET_LIMIT).map_err(failed)?;
+    line.ok_or_else(|| SecretError::Form { path: path.to_owned() })
 }
 
 #[cfg(test)]
@@ -192,7 +164,7 @@ mod tests {
         for mode in [0o640, 0o604, 0o660, 0o610] {
             let (_directory, source) = source(b"correct horse", mode);
             let error = source.read("").expect_err("refused");
-            assert!(matches!(error, SecretError::Mode { .. }), "{error}");
+            assert!(matches!(error, SecretError::Open { why: NotPrivate::Mode { .. }, .. }), "{error}");
             assert!(!error.to_string().contains("horse"));
         }
     }

@@ -1,8 +1,6 @@
 //! What one side shows and what it trusts, read from three files.
 
-use std::fs::OpenOptions;
 use std::io::{self, Read as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,6 +13,7 @@ use rustls::sign::CertifiedKey;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{Certificate, Validity};
+use crate::private_file::{self, NotPrivate};
 
 /// The largest file, in bytes.
 const FILE_LIMIT: usize = 256 * 1024;
@@ -52,23 +51,12 @@ pub enum CredentialsError {
         source: io::Error,
     },
     /// Others could have read the key.
-    #[error(
-        "the private key `{}` can be read or changed by others (mode {mode:04o}): run `chmod 600` on it, and replace the key",
-        path.display()
-    )]
-    Mode {
+    #[error("the private key `{}` {why}, and replace the key", path.display())]
+    Open {
         /// The file.
         path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// The key belongs to somebody else.
-    #[error("the private key `{}` belongs to user {owner}, not to this program's user or root: run `chown` on it", path.display())]
-    Owner {
-        /// The file.
-        path: PathBuf,
-        /// Its owner.
-        owner: u32,
+        /// How.
+        why: NotPrivate,
     },
     /// Something else than there should be.
     #[error("`{}` does not hold {what}: {why}", path.display())]
@@ -207,23 +195,13 @@ pub(crate) fn read(
     limit: usize,
 ) -> Result<Zeroizing<Vec<u8>>, CredentialsError> {
     let failed = |source| CredentialsError::Read { path: path.to_owned(), source };
-    // Not blocking on what is a pipe.
-    let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
-    let too_long = || failed(io::Error::other(format!("it is no regular file of at most {limit} bytes")));
-    let length = usize::try_from(metadata.len()).map_err(|_| too_long())?;
-    if !metadata.is_file() || length > limit {
-        return Err(too_long());
-    }
+    let (file, metadata) = private_file::open(path).map_err(failed)?;
+    let too_long = || failed(io::Error::other(format!("it has more than {limit} bytes")));
+    let length = usize::try_from(metadata.len()).ok().filter(|length| *length <= limit);
+    let length = length.ok_or_else(too_long)?;
     if matches!(readers, Readers::Owner) {
-        let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
-        if owner != rustix::process::geteuid().as_raw() && owner != 0 {
-            return Err(CredentialsError::Owner { path: path.to_owned(), owner });
-        }
-        if mode & 0o077 != 0 {
-            return Err(CredentialsError::Mode { path: path.to_owned(), mode });
-        }
+        private_file::check(&metadata)
+            .map_err(|why| CredentialsError::Open { path: path.to_owned(), why })?;
     }
     // Room for all of it at once, so that no copy is left behind when the buffer grows.
     let mut bytes = Zeroizing::new(Vec::with_capacity(length));

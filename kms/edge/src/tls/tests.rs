@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::private_file::NotPrivate;
 
 const NODE: &str = "node.example";
 const KMS: &str = "127.0.0.1";
@@ -265,7 +266,7 @@ async fn a_private_key_that_others_can_read_is_not_used() {
         let private = std::fs::Permissions::from_mode(mode);
         std::fs::set_permissions(pair.path().join("node.key"), private).expect("ours");
         let error = files(pair.path(), "node").read().expect_err("refused");
-        assert!(matches!(error, CredentialsError::Mode { .. }), "{error}");
+        assert!(matches!(error, CredentialsError::Open { why: NotPrivate::Mode { .. }, .. }), "{error}");
     }
     std::fs::create_dir(pair.path().join("directory")).expect("made");
     let directory = Files { private_key: pair.path().join("directory"), ..files(pair.path(), "node") };
@@ -302,7 +303,7 @@ async fn who_is_on_a_revocation_list_is_refused_and_everybody_without_one_that_i
         (empty.der()[..empty.der().len() - 1].to_vec(), "one is broken"),
         (revoking(&foreign, &[], Term::Now).der().to_vec(), "no list in `clients_crl` is of the authority"),
         (revoking(&pair.authority, &[], Term::Past).der().to_vec(), "would name it expired on 2021-01-01"),
-        (vec![b'x'; 5_000_000], "at most 4194304 bytes"),
+        (vec![b'x'; 5_000_000], "it has more than 4194304 bytes"),
     ] {
         put(&content);
         let (came, called) = pair.meet_node().await;
