@@ -57,6 +57,10 @@ pub enum KmsAddressError {
 }
 
 impl KmsPart {
+    /// The keys as they are written.
+    pub const KEYS: &'static [&'static str] =
+        &["kms_socket", "kms", "kms_ca", "kms_certificate", "kms_private_key"];
+
     /// The address; paths are from `base`.
     ///
     /// # Errors

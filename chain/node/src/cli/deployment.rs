@@ -69,19 +69,8 @@ const KEYS: &KnownKeys = &[
     ("process", &["definition", "governed_by", "chain"]),
     ("key", &["name", "governed_by", "format", "key"]),
     ("recovery", &["threshold", "keys", "delay"]),
-    (
-        "node",
-        &[
-            "data_directory",
-            "socket",
-            "listen",
-            "kms_socket",
-            "kms",
-            "kms_ca",
-            "kms_certificate",
-            "kms_private_key",
-        ],
-    ),
+    ("node", &["data_directory", "socket", "listen"]),
+    ("node", KmsPart::KEYS),
 ];
 
 /// A deployment file as written.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use tracing_subscriber::EnvFilter;
 
+use crate::kms_address::KmsPart;
 use crate::node::config::{Config, ConfigFile, KEYS};
 use crate::node::{self, NodeError};
 
@@ -39,7 +40,7 @@ pub(super) fn run(arguments: &Node) -> Result<(), Failure> {
 /// Reads `node.toml`.
 pub(super) fn load(path: &Path) -> Result<Config, Failure> {
     let text = read::text(path, "configuration", read::SHORT_LIMIT)?;
-    let file: ConfigFile = toml_file::read(&text, path, &[("", KEYS)])?;
+    let file: ConfigFile = toml_file::read(&text, path, &[("", KEYS), ("", KmsPart::KEYS)])?;
     file.resolve(path.parent().unwrap_or(Path::new("")))
         .map_err(|error| Failure::failed(format!("`{}`: {error}", path.display())))
 }

@@ -9,19 +9,8 @@ use serde::Deserialize;
 
 use crate::kms_address::{KmsAddress, KmsAddressError, KmsPart};
 
-/// The keys of the file; `[validator_keys]` has one for each log.
-pub const KEYS: &[&str] = &[
-    "data_directory",
-    "genesis",
-    "socket",
-    "listen",
-    "kms_socket",
-    "kms",
-    "kms_ca",
-    "kms_certificate",
-    "kms_private_key",
-    "validator_keys",
-];
+/// The keys of the file beside [`KmsPart::KEYS`]; `[validator_keys]` has one for each log.
+pub const KEYS: &[&str] = &["data_directory", "genesis", "socket", "listen", "validator_keys"];
 
 /// `node.toml` as written. Paths are from its directory; unknown keys are refused.
 ///
