@@ -18,7 +18,7 @@ use crate::tls_socket::TlsConfig;
 /// Where the configuration is if no other file is named.
 pub const DEFAULT_PATH: &str = "/etc/assent-kms/kms.toml";
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "state_directory",
     "socket",
     "admin_socket",
@@ -28,6 +28,7 @@ const KEYS: [&str; 11] = [
     "epoch_signatures",
     "epoch_look",
     "expiry_notice",
+    "restrict_system_calls",
     "tls",
     "device",
 ];
@@ -53,6 +54,7 @@ pub const SESSIONS_LIMIT: usize = 256;
 /// epoch_signatures = 1000        # signatures between two marks on the token; default
 /// epoch_look = "2s"              # how often it is looked whether another KMS has put a mark there; default
 /// expiry_notice = "30d"          # how long before a key is deactivated or a certificate ends that is announced; default
+/// restrict_system_calls = true   # no other programs, mounts, kernel modules and the like; false for modules that start programs
 ///
 /// [tls]                          # duties from nodes on other machines too; default: not
 /// listen = "0.0.0.0:7430"        # where
@@ -110,6 +112,9 @@ pub struct Config {
     /// How long before a key is deactivated, or a certificate ends, that is announced.
     #[serde(default = "default_expiry_notice")]
     pub expiry_notice: Millis,
+    /// Whether the process gives up system calls that no KMS makes.
+    #[serde(default = "default_restrict_system_calls")]
+    pub restrict_system_calls: bool,
     /// Duties from other machines, if they are taken.
     pub tls: Option<TlsConfig>,
     /// The devices, at least one; keys are made on the first unless another one is named.
@@ -306,6 +311,7 @@ impl Config {
             epoch_signatures: _,
             epoch_look: _,
             expiry_notice: _,
+            restrict_system_calls,
             tls,
             devices,
         } = self;
@@ -318,6 +324,7 @@ impl Config {
             ("`socket`", *socket != other.socket),
             ("`admin_socket`", *admin_socket != other.admin_socket),
             ("`metrics_socket`", *metrics_socket != other.metrics_socket),
+            ("`restrict_system_calls`", *restrict_system_calls != other.restrict_system_calls),
             ("`[tls]`", !is_same_port),
             ("`[[device]]`", *devices != other.devices),
         ];
@@ -349,6 +356,10 @@ fn default_epoch_look() -> Millis {
 
 fn default_expiry_notice() -> Millis {
     Settings::default().expiry_notice
+}
+
+fn default_restrict_system_calls() -> bool {
+    true
 }
 
 fn default_call_timeout() -> Millis {

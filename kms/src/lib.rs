@@ -19,6 +19,7 @@ pub mod doctor;
 pub mod duty;
 pub mod epoch;
 mod generation;
+mod isolation;
 pub mod life;
 pub mod metrics;
 pub mod moment;

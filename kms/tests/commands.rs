@@ -3,6 +3,7 @@
 mod adoption;
 mod broken_set_ups;
 mod daemon;
+mod isolation;
 mod yubihsm_alone;
 
 use std::fs;

@@ -23,6 +23,7 @@ use crate::admin::{KeyToAdopt, KeyToLimit, KeyToMake};
 use crate::audit;
 use crate::config::{Config, DEFAULT_PATH};
 use crate::device::ObjectId;
+use crate::isolation::Isolation;
 use crate::signing::KeyName;
 use limits::{NewLimits, OtherLimits};
 use screen::{Failure, Screen};
@@ -259,10 +260,12 @@ fn forbid_core_dumps() -> Result<(), Failure> {
 }
 
 fn run(command: Command, config: Config, path: &Path, screen: &Screen) -> Result<(), Failure> {
+    let isolation = Isolation::begin(config.restrict_system_calls).map_err(Failure::failed)?;
     match command {
         Command::Init => direct::init(&config, path, screen),
         Command::Serve => {
             log();
+            isolation.report();
             direct::serve(config, path)
         }
         Command::Backup { out } => direct::back_up(&config, &out, screen),

@@ -39,6 +39,7 @@ fn what_needs_a_restart_is_named_and_what_does_not_is_none_of_it() {
         ("a.sock", "c.sock", "`socket`"),
         ("b.sock", "c.sock", "`admin_socket`"),
         ("[[device]]", "metrics_socket = 'm.sock'\n[[device]]", "`metrics_socket`"),
+        ("[[device]]", "restrict_system_calls = false\n[[device]]", "`restrict_system_calls`"),
         ("'pin'", "'other'", "`[[device]]`"),
     ] {
         let other = parse(&SMALLEST.replace(from, to)).expect("good");

@@ -17,6 +17,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Home {
     pub token: SoftHsmToken,
     pub directory: tempfile::TempDir,
+    /// What else is in the programs' environment.
+    pub environment: Vec<(&'static str, PathBuf)>,
+    /// The command that starts the programs, if they are not started by themselves.
+    pub wrapper: Vec<String>,
 }
 
 impl Home {
@@ -24,7 +28,7 @@ impl Home {
     pub fn new() -> Home {
         let token = SoftHsmToken::create("kms").unwrap_or_else(|error| panic!("{error}"));
         let directory = tempfile::tempdir().expect("a directory");
-        let home = Home { token, directory };
+        let home = Home { token, directory, environment: Vec::new(), wrapper: Vec::new() };
         let (module, uri, pin) =
             (home.token.module().to_owned(), home.token.uri(), home.token.pin_file().to_owned());
         home.configure(&module, &uri, &pin, "");
@@ -51,7 +55,16 @@ impl Home {
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_assent-kms"));
+        let program = env!("CARGO_BIN_EXE_assent-kms");
+        let mut command = match self.wrapper.split_first() {
+            Some((wrapper, arguments)) => {
+                let mut command = Command::new(wrapper);
+                command.args(arguments).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
+        command.envs(self.environment.clone());
         command.arg("--config").arg(self.path("kms.toml")).args(arguments);
         command.env("SOFTHSM2_CONF", self.token.config()).env_remove("RUST_LOG").stdin(Stdio::null());
         command
@@ -108,6 +121,11 @@ impl Daemon {
             self.log.push_str(&line);
             self.log.push('\n');
         }
+    }
+
+    /// What the system says of the process: proc_pid_status(5).
+    pub fn status(&self) -> String {
+        fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs")
     }
 
     /// Asks it to stop, and gives its exit code.
