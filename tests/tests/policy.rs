@@ -94,16 +94,6 @@ async fn opened_by(desk: &Desk, process: &str, policy: Digest) -> Result<(Case, 
     unreachable!("it goes on for ever")
 }
 
-async fn finish(desk: &Desk, case: &Case, voters: &[&str]) -> Result<()> {
-    let view = desk.open_request(case).await?;
-    for voter in voters {
-        desk.vote(&view, voter, Approve).await?;
-    }
-    let (view, outcome) = desk.end(case).await?;
-    anyhow::ensure!(outcome == CaseOutcome::Done, "{outcome:?}: {view:?}");
-    Ok(())
-}
-
 async fn bundle_of(desk: &Desk, case: &Case) -> Result<Bundle> {
     let bundle: Bundle = json::read(&desk.client().bundle(case.request).await?)?;
     bundle::verify(desk.genesis(), &bundle, &BTreeSet::new())?;
@@ -118,7 +108,7 @@ fn a_policy_is_replaced_and_every_bundle_is_proven_by_genesis_alone() {
     let desk = deployment.desk().clone();
     let (before, open) = block_on(async {
         let (before, _) = desk.start_case("release-signing", "ci", "before", b"before").await?;
-        finish(&desk, &before, &BOTH).await?;
+        desk.finish(&before, &BOTH).await?;
         let (open, _) = desk.start_case("release-signing", "ci", "open", b"open").await?;
         desk.open_request(&open).await?;
         Ok((before, open))
@@ -131,7 +121,7 @@ fn a_policy_is_replaced_and_every_bundle_is_proven_by_genesis_alone() {
     }
     let one = Digest::of(&fs::read(deployment.directory().join("one.toml")).expect("it is there"));
     let (after, view) = block_on(opened_by(&desk, "release-signing", one));
-    block_on(finish(&desk, &after, &["engineer-3"]));
+    block_on(desk.finish(&after, &["engineer-3"]));
     check_voters_sight(&desk, &view);
 
     // What is in force outlives both programs.
@@ -144,7 +134,7 @@ fn a_policy_is_replaced_and_every_bundle_is_proven_by_genesis_alone() {
         desk.vote(&view, "engineer-3", Approve).await?;
         let view = desk.request_until(open.request, |view| !view.ballots.is_empty()).await?;
         anyhow::ensure!(view.summary.state == RequestState::Open, "it was opened by the old policy");
-        finish(&desk, &open, &["engineer-1"]).await?;
+        desk.finish(&open, &["engineer-1"]).await?;
         let histories = [&before, &open, &after].map(|case| bundle_of(&desk, case));
         let mut lengths = Vec::new();
         for bundle in histories {
@@ -218,7 +208,7 @@ fn a_governed_contract_gets_a_voter_who_votes_and_whom_the_kms_can_suspend() {
     // The governing contract's key is replaced, too: both stand in the history of what comes after.
     block_on(async {
         let (rotation, _) = desk.start_case("rotate-night-approval", "ci", "rotation", b"x").await?;
-        finish(&desk, &rotation, &BOTH).await
+        desk.finish(&rotation, &BOTH).await
     });
     vote(&deployment, &case, "newcomer");
     let (_, outcome) = block_on(desk.end(&case));
@@ -300,7 +290,7 @@ fn of_two_approved_changes_from_one_policy_the_second_is_never_done() {
         for case in &cases {
             desk.open_request(case).await?;
         }
-        finish(&desk, &cases[0], &BOTH).await?;
+        desk.finish(&cases[0], &BOTH).await?;
         let view = desk.open_request(&cases[1]).await?;
         for voter in BOTH {
             desk.vote(&view, voter, Approve).await?;

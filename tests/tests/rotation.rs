@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, Result};
 use assent::api::{RequestState, RequestView};
 use assent_consensus::bundle::{self, Bundle};
-use assent_consensus::event::CaseOutcome;
 use assent_consensus::json;
 use assent_consensus::jws::Signed;
 use assent_consensus::message::{KeyVersion, VoteRequest};
@@ -29,26 +28,11 @@ fn version_of(view: &RequestView) -> Result<KeyVersion> {
     Ok(Signed::<VoteRequest>::from_jws(jws)?.unverified().key_version)
 }
 
-async fn approve(desk: &Desk, view: &RequestView) -> Result<()> {
-    for voter in VOTERS {
-        desk.vote(view, voter, Approve).await?;
-    }
-    Ok(())
-}
-
 /// A case that is approved and done.
 async fn done(desk: &Desk, process: &str, case: &str) -> Result<Case> {
     let (case, _) = desk.start_case(process, "ci", case, case.as_bytes()).await?;
-    finish(desk, &case).await?;
+    desk.finish(&case, &VOTERS).await?;
     Ok(case)
-}
-
-async fn finish(desk: &Desk, case: &Case) -> Result<()> {
-    let view = desk.open_request(case).await?;
-    approve(desk, &view).await?;
-    let (view, outcome) = desk.end(case).await?;
-    anyhow::ensure!(outcome == CaseOutcome::Done, "{outcome:?}: {view:?}");
-    Ok(())
 }
 
 /// Starts cases until one uses another version than the first.
@@ -59,7 +43,7 @@ async fn after_rotation(desk: &Desk, process: &str) -> Result<(Case, RequestView
         if version_of(&view)? != KeyVersion::first() {
             return Ok((case, view));
         }
-        finish(desk, &case).await?;
+        desk.finish(&case, &VOTERS).await?;
     }
     unreachable!("it goes on for ever")
 }
@@ -86,8 +70,7 @@ fn contract_and_release_key_are_replaced_and_every_bundle_is_proven_by_genesis_a
         done(&desk, "rotate-release-approval", "first-rotation").await?;
         let (case, view) = after_rotation(&desk, "release-signing").await?;
         assert_eq!(version_of(&view)?, second());
-        approve(&desk, &view).await?;
-        assert_eq!(desk.end(&case).await?.1, CaseOutcome::Done);
+        desk.finish(&case, &VOTERS).await?;
         Ok((case, before, open))
     });
     // What is in force outlives both programs.
@@ -97,7 +80,7 @@ fn contract_and_release_key_are_replaced_and_every_bundle_is_proven_by_genesis_a
     deployment.start_node().unwrap_or_else(|error| panic!("{error:#}"));
     block_on(async {
         // What was open ends with the version that opened it.
-        finish(&desk, &open).await?;
+        desk.finish(&open, &VOTERS).await?;
         let before = bundle_of(&desk, &before).await?;
         assert_eq!((before.contract_transitions.len(), before.history.len()), (0, 0));
         let meanwhile = bundle_of(&desk, &open).await?;
@@ -154,8 +137,7 @@ fn a_compromise_voids_what_is_open_and_the_case_ends_under_the_new_key() {
         let again = desk.next_request(&case).await?.context("it has retries")?;
         let view = desk.open_request(&again).await?;
         assert_eq!(version_of(&view)?, second());
-        approve(&desk, &view).await?;
-        assert_eq!(desk.end(&again).await?.1, CaseOutcome::Done);
+        desk.finish(&again, &VOTERS).await?;
         let bundle = bundle_of(&desk, &again).await?;
         assert_eq!((bundle.contract_transitions.len(), bundle.history.len()), (1, 1));
         Ok(())

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use assent::api::{CaseState, CaseView, RequestState, RequestView, Submitted};
 use assent::client::{Client, ClientError, Since};
 use assent::voter::key_file::KeyFile;
@@ -238,6 +238,20 @@ impl Desk {
             CaseState::Ended { outcome } => Ok((view, outcome)),
             _ => bail!("the case has not ended"),
         }
+    }
+
+    /// Has a case approved by `voters`, and waits until it is done.
+    ///
+    /// # Errors
+    /// It ends otherwise, or takes too long.
+    pub async fn finish(&self, case: &Case, voters: &[&str]) -> Result<()> {
+        let view = self.open_request(case).await?;
+        for voter in voters {
+            self.vote(&view, voter, Choice::Approve).await?;
+        }
+        let (view, outcome) = self.end(case).await?;
+        ensure!(outcome == CaseOutcome::Done, "{outcome:?}: {view:?}");
+        Ok(())
     }
 
     /// A ballot on an open request.
