@@ -1,4 +1,4 @@
-//! `verify_bundles.py`, which checks the signatures of bundles with a JOSE library that is not ours.
+//! `verify_bundles`, which verifies bundles with a JOSE library that is not ours.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::program;
 
-/// What the second verifier says of one bundle: nothing if all signatures are good, else the first that is not.
+/// What the second verifier says of one bundle: nothing if it is good, else the first thing that is not.
 pub type Verdict = Result<(), String>;
 
 /// Has it look at bundles of one deployment; one verdict for each, in order.
@@ -15,9 +15,9 @@ pub type Verdict = Result<(), String>;
 /// # Errors
 /// It is not installed, or breaks.
 pub fn verdicts(genesis: &Path, bundles: &[PathBuf]) -> Result<Vec<Verdict>> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("verify_bundles.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("verify_bundles");
     let mut command = Command::new(program::python()?);
-    command.arg(&script).arg("--genesis").arg(genesis).args(bundles);
+    command.arg("-B").arg(&script).arg("--genesis").arg(genesis).args(bundles);
     let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
     let said = String::from_utf8_lossy(&output.stdout);
     let verdicts: Vec<Verdict> = said
