@@ -14,7 +14,8 @@
 //!
 //! A signature has one form in each format: what verifies is exactly what [`Artifact::assemble`] makes of it.
 
-use base64ct::{Base64, Encoding};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
@@ -92,12 +93,12 @@ impl Artifact {
             SignatureFormat::Der => to_der(key, signature),
             SignatureFormat::Raw => signature.0.clone(),
             SignatureFormat::Dsse => json::write(&Envelope {
-                payload: Base64::encode_string(&self.statement()),
+                payload: STANDARD.encode(self.statement()),
                 payload_type: STATEMENT_TYPE.into(),
                 signatures: [EnvelopeSignature {
                     keyid: key.thumbprint(),
                     // As stock verifiers of DSSE expect it of ECDSA keys.
-                    sig: Base64::encode_string(&to_der(key, signature)),
+                    sig: STANDARD.encode(to_der(key, signature)),
                 }],
             }),
             SignatureFormat::Jws => {
@@ -127,7 +128,7 @@ impl Artifact {
             SignatureFormat::Dsse => {
                 let envelope: Envelope = json::read(result).ok()?;
                 let [EnvelopeSignature { sig, .. }] = &envelope.signatures;
-                from_der(key, Base64::decode_vec(sig).ok()?)
+                from_der(key, STANDARD.decode(sig).ok()?)
             }
             SignatureFormat::Jws => {
                 let (_, signature) = std::str::from_utf8(result).ok()?.rsplit_once('.')?;

@@ -76,11 +76,11 @@ fn dsse_is_an_envelope_over_the_statement() {
     let envelope: serde_json::Value = serde_json::from_slice(&result(&artifact, &key)).unwrap();
     assert_eq!(envelope["payloadType"], "application/vnd.in-toto+json");
     assert_eq!(envelope["signatures"][0]["keyid"], key.public.thumbprint().to_string());
-    let payload = Base64::decode_vec(envelope["payload"].as_str().unwrap()).unwrap();
+    let payload = STANDARD.decode(envelope["payload"].as_str().unwrap()).unwrap();
     let pae =
         [format!("DSSEv1 28 application/vnd.in-toto+json {} ", payload.len()).as_bytes(), payload.as_slice()]
             .concat();
-    let signature = Base64::decode_vec(envelope["signatures"][0]["sig"].as_str().unwrap()).unwrap();
+    let signature = STANDARD.decode(envelope["signatures"][0]["sig"].as_str().unwrap()).unwrap();
     verifier.verify(&pae, &DerSignature::from_bytes(&signature).unwrap()).unwrap();
     let statement: serde_json::Value = serde_json::from_slice(&payload).unwrap();
     let file = Digest::of(b"the file").to_string();
