@@ -4,8 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use assent_consensus::bundle::Signatures;
-use assent_consensus::duty::Duty;
-use assent_consensus::event::{ConsensusEvent, ProcessEvent};
 use assent_consensus::genesis::{ContractEntry, Genesis, KeyEntry};
 use assent_consensus::header::{EventProof, SealedHeader};
 use assent_consensus::jwk::Thumbprint;
@@ -16,6 +14,7 @@ use assent_consensus::standing::{Standing, Successions};
 use assent_consensus::time::{Millis, UnixMillis};
 
 use super::anchors::BatchAnchors;
+use super::claimed::Claimed;
 use super::order::Prepared;
 use super::refusal::Refused;
 use super::vault::Vault;
@@ -54,28 +53,17 @@ pub(super) enum Task {
 
 impl Checker {
     /// Verifies a duty, and makes what is to be signed for it.
-    pub(super) fn check(&self, duty: &Duty) -> Result<Task, Refused> {
-        match duty {
-            Duty::VoteRequest { start, call, due } => match consensus_event(due) {
-                Ok(ConsensusEvent::VoteRequestDue { request }) => {
-                    self.vote_request(start, call, due, request).map(Task::Sign)
-                }
-                other => Err(other_event(other, "vote-request-due")),
-            },
-            Duty::Decision { vote_request, ballots, cancel, due } => match consensus_event(due) {
-                Ok(ConsensusEvent::DecisionDue { request, outcome, ballots: root, decided }) => {
-                    let claim = super::decision::Claim { request, outcome, root, decided };
-                    self.decision(vote_request, ballots, cancel.as_ref(), due, &claim).map(Task::Sign)
-                }
-                other => Err(other_event(other, "decision-due")),
-            },
-            Duty::Action { bundle, document, due } => match process_event(due) {
-                Ok(ProcessEvent::ActionDue { case, step, request, decision, subject }) => {
-                    let claim = super::action::Claim { case, step, request, decision, subject };
-                    self.action(bundle, document.as_ref(), due, &claim)
-                }
-                other => Err(other_event(other, "action-due")),
-            },
+    pub(super) fn check(&self, claimed: &Claimed) -> Result<Task, Refused> {
+        match claimed {
+            Claimed::VoteRequest { start, call, due, request } => {
+                self.vote_request(start, call, due, *request).map(Task::Sign)
+            }
+            Claimed::Decision { vote_request, ballots, cancel, due, claim } => {
+                self.decision(vote_request, ballots, cancel.as_ref(), due, claim).map(Task::Sign)
+            }
+            Claimed::Action { bundle, document, due, claim } => {
+                self.action(bundle, document.as_ref(), due, claim)
+            }
         }
     }
 
@@ -228,51 +216,4 @@ fn not_in_use(name: &KeyName, version: KeyVersion, state: KeyState) -> Refused {
         _ => "key-not-active",
     };
     Refused::person(reason, format!("version {version} of {name} is {state}: nothing is signed on its word"))
-}
-
-/// What a duty is said to be for, and for which request, by an event of which nothing is verified yet; no request if the
-/// event cannot be read, or is another one.
-pub(super) fn claimed(duty: &Duty) -> (Purpose, Option<RequestId>) {
-    match duty {
-        Duty::VoteRequest { due, .. } => {
-            let request = match consensus_event(due) {
-                Ok(ConsensusEvent::VoteRequestDue { request }) => Some(request),
-                _ => None,
-            };
-            (Purpose::VoteRequest, request)
-        }
-        Duty::Decision { due, .. } => {
-            let request = match consensus_event(due) {
-                Ok(ConsensusEvent::DecisionDue { request, .. }) => Some(request),
-                _ => None,
-            };
-            (Purpose::Decision, request)
-        }
-        Duty::Action { due, .. } => {
-            let request = match process_event(due) {
-                Ok(ProcessEvent::ActionDue { request, .. }) => Some(request),
-                _ => None,
-            };
-            (Purpose::Action, request)
-        }
-    }
-}
-
-fn consensus_event(proof: &EventProof) -> Result<ConsensusEvent, Refused> {
-    ConsensusEvent::parse(&proof.event.0).map_err(unreadable)
-}
-
-pub(super) fn process_event(proof: &EventProof) -> Result<ProcessEvent, Refused> {
-    ProcessEvent::parse(&proof.event.0).map_err(unreadable)
-}
-
-fn unreadable(error: impl std::fmt::Display) -> Refused {
-    Refused::person("malformed-event", format!("the event cannot be read: {error}"))
-}
-
-fn other_event<E>(event: Result<E, Refused>, expected: &str) -> Refused {
-    match event {
-        Err(refused) => refused,
-        Ok(_) => Refused::person("other-event", format!("the event is no `{expected}`")),
-    }
 }

@@ -17,7 +17,8 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tracing::{Instrument as _, Span};
 
 use super::anchors::{Anchors, BatchAnchors};
-use super::checker::{Checker, Task, claimed};
+use super::checker::{Checker, Task};
+use super::claimed::{Claimed, purpose};
 use super::order::Prepared;
 use super::refusal::{BatchRefusal, Refusals, Refused, other_order};
 use super::vault::{KmsVault, Vault};
@@ -30,9 +31,6 @@ use crate::tally::Tally;
 
 /// The most batches that are under way at once; what comes above is told to come again.
 pub(super) const QUEUE_LIMIT: usize = 256;
-
-/// The most ballots of a duty that is verified on the thread that received it: less than 2 ms of work.
-const QUICK_BALLOTS: usize = 20;
 
 /// Verifies duties and has them signed.
 pub struct Engine {
@@ -136,7 +134,7 @@ impl Engine {
                 match verified.ok_or(BatchRefusal::Broken)? {
                     Ok(anchors) => anchors,
                     Err(refusal) => {
-                        desk.record_all(&duties, &refusal).await;
+                        desk.record_all(duties, &refusal).await;
                         return Err(refusal);
                     }
                 }
@@ -175,9 +173,10 @@ impl Desk {
     }
 
     async fn perform(self: &Arc<Self>, checker: Arc<Checker>, duty: Duty) -> DutyAnswer {
-        let (purpose, request) = claimed(&duty);
+        let (purpose, claimed) = (purpose(&duty), Claimed::read(duty));
+        let request = claimed.as_ref().map(Claimed::request).ok();
         let done = async {
-            match self.fulfil(checker, duty).await {
+            match self.fulfil(checker, claimed).await {
                 Ok(answer) => answer,
                 Err(refused) => {
                     self.tell(purpose, request, &refused).await;
@@ -188,12 +187,17 @@ impl Desk {
         done.instrument(duty_span(purpose, request)).await
     }
 
-    async fn fulfil(self: &Arc<Self>, checker: Arc<Checker>, duty: Duty) -> Result<DutyAnswer, Refused> {
-        let checked = if is_quick(&duty) {
+    async fn fulfil(
+        self: &Arc<Self>,
+        checker: Arc<Checker>,
+        claimed: Result<Claimed, Refused>,
+    ) -> Result<DutyAnswer, Refused> {
+        let claimed = claimed?;
+        let checked = if claimed.is_quick() {
             // To hand it to another thread and back would take longer than a signature or two.
-            unless_it_breaks_off(|| checker.check(&duty))
+            unless_it_breaks_off(|| checker.check(&claimed))
         } else {
-            self.on_a_core(move |_| checker.check(&duty)).await
+            self.on_a_core(move |_| checker.check(&claimed)).await
         };
         match checked.ok_or_else(broken)?? {
             Task::Sign(prepared) => self.sign(prepared).await,
@@ -245,13 +249,14 @@ impl Desk {
     }
 
     /// Puts the refusal of a batch into the audit log, once for each of its duties, if its headers are not to be trusted.
-    async fn record_all(&self, duties: &[Duty], refusal: &BatchRefusal) {
+    async fn record_all(&self, duties: Vec<Duty>, refusal: &BatchRefusal) {
         if !refusal.is_verdict() {
             return;
         }
         let refused = Refused::person(refusal.code(), refusal.to_string());
-        for (purpose, request) in duties.iter().map(claimed) {
-            if let Some(request) = request {
+        for duty in duties {
+            let purpose = purpose(&duty);
+            if let Ok(request) = Claimed::read(duty).as_ref().map(Claimed::request) {
                 let recorded = self.record(purpose, request, &refused);
                 recorded.instrument(duty_span(purpose, Some(request))).await;
             }
@@ -300,16 +305,6 @@ fn changed(Changed { change, audit }: Changed) -> Result<DutyAnswer, Refused> {
 /// What is logged while a duty is done says for which request.
 fn duty_span(purpose: Purpose, request: Option<RequestId>) -> Span {
     tracing::error_span!("duty", purpose = purpose.as_str(), request = request.map(tracing::field::display))
-}
-
-/// Whether a duty has few signatures.
-fn is_quick(duty: &Duty) -> bool {
-    let ballots = match duty {
-        Duty::VoteRequest { .. } => 0,
-        Duty::Decision { ballots, .. } => ballots.len(),
-        Duty::Action { bundle, .. } => bundle.ballots.len(),
-    };
-    ballots <= QUICK_BALLOTS
 }
 
 /// Runs work on this thread; nothing if it broke off.

@@ -29,6 +29,7 @@
 mod action;
 mod anchors;
 mod checker;
+mod claimed;
 mod decision;
 mod engine;
 mod fence;

@@ -13,7 +13,8 @@ use assent_consensus::policy::Policy;
 use assent_consensus::standing::Standing;
 use assent_consensus::time::UnixMillis;
 
-use super::checker::{AHEAD, Checker, process_event};
+use super::checker::{AHEAD, Checker};
+use super::claimed::process_event;
 use super::order::Prepared;
 use super::refusal::Refused;
 use crate::pins::PinnedKey;
