@@ -57,7 +57,7 @@ pub(super) struct Queue {
     state: Mutex<State>,
     /// For the workers: there is a job, or a reason to look again.
     bell: Condvar,
-    /// For the watch: somebody began to work, or it is over.
+    /// For the watch: somebody began to work who may be late before it looks again, or it is over.
     watch: Condvar,
     /// For whoever closes: a worker ended.
     ended: Condvar,
@@ -93,6 +93,8 @@ struct State {
     /// By worker, what it does and until when.
     running: BTreeMap<u64, Running>,
     next_worker: u64,
+    /// When the watch looks again by itself.
+    next_look: Option<Instant>,
     pause: Option<Pause>,
     /// How many sessions were lost.
     lost: u64,
@@ -301,9 +303,9 @@ impl Worker {
             has_session: self.device.is_some(),
             is_connecting: false,
         };
-        let is_soonest = state.running.values().all(|other| running.until < other.until);
+        let is_sooner = state.next_look.is_some_and(|next_look| running.until < next_look);
         state.running.insert(self.number, running);
-        if is_soonest {
+        if is_sooner {
             self.queue.watch.notify_all();
         }
     }
@@ -459,8 +461,8 @@ fn watch(queue: &Weak<Queue>) {
             queue.give_up(&mut state, number);
         }
         let soonest = state.running.values().map(|running| running.until).min();
-        let patience =
-            soonest.map_or(IDLE, |until| until.saturating_duration_since(Instant::now()).min(IDLE));
+        let patience = soonest.map_or(IDLE, |until| until.saturating_duration_since(now).min(IDLE));
+        state.next_look = Some(now + patience);
         drop(queue.watch.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner));
     }
 }
