@@ -437,7 +437,7 @@ fn an_audit_log_that_was_cut_short_is_found_by_the_heads_on_the_logs() {
     database
         .execute_batch(&format!(
             "DELETE FROM audit WHERE number > {last}; DELETE FROM duty WHERE intent > {last};
-             UPDATE duty SET result = NULL WHERE result > {last}"
+             DELETE FROM result WHERE entry > {last}"
         ))
         .expect("cut");
     drop(database);

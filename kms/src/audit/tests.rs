@@ -87,7 +87,7 @@ async fn a_log_that_was_cut_short_is_found_by_a_head_that_somebody_knows() {
     let kms = kms().await;
     let known = verify(&kms.store(), &[]).expect("whole").head;
     kms.file()
-        .execute_batch("DELETE FROM audit WHERE number > 5; DELETE FROM duty WHERE intent > 5")
+        .execute_batch("DELETE FROM audit WHERE number > 5; DELETE FROM duty WHERE intent > 5; DELETE FROM result WHERE intent > 5")
         .expect("cut");
     verify(&kms.store(), &[]).expect("it looks whole");
     assert_eq!(verify(&kms.store(), &[known]).map(drop), Err(AuditError::UnknownHead(known)));
@@ -113,8 +113,10 @@ async fn a_log_that_was_written_anew_with_another_signature_or_key_is_found() {
 async fn tables_must_say_what_the_log_says() {
     for change in [
         "DELETE FROM duty WHERE intent = 4",
-        "UPDATE duty SET result = NULL WHERE intent = 4",
-        "UPDATE duty SET result = 7 WHERE intent = 4",
+        "DELETE FROM result WHERE intent = 4",
+        "UPDATE result SET entry = 7 WHERE intent = 4",
+        "INSERT INTO result VALUES (1, 5)",
+        "INSERT INTO result VALUES (1000000, 5)",
         "UPDATE key SET state = 'compromised'",
         "UPDATE key SET name = 'other'",
         "UPDATE key SET object = zeroblob(16)",

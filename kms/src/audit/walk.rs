@@ -250,7 +250,7 @@ impl Walk {
     fn compare(&self, store: &Store) -> Result<(), AuditError> {
         let table = |why: String| Err(AuditError::Table(why));
         if store.duties()? != self.index {
-            return table("the table `duty` does not list its intents and results".into());
+            return table("the tables `duty` and `result` do not list its intents and results".into());
         }
         let pinned = store.genesis()?.map(|bytes| DeploymentId(Digest::of(&bytes)));
         if pinned != self.deployment {

@@ -42,7 +42,7 @@ async fn a_message_whose_signature_was_not_written_is_made_again_of_the_same_byt
     let first = kms.signing.sign(order(1, "a")).await.expect("signed");
     let kms = kms.restart();
     // What a power cut before the next transaction leaves.
-    let result = "DELETE FROM audit WHERE number = (SELECT result FROM duty); UPDATE duty SET result = NULL";
+    let result = "DELETE FROM audit WHERE number = (SELECT entry FROM result); DELETE FROM result";
     kms.file().execute_batch(result).expect("changed");
     assert!(matches!(kms.signing.sign(order(1, "b")).await, Err(SigningError::Conflict { .. })));
     let again = kms.signing.sign(order(1, "a")).await.expect("signed");
@@ -58,7 +58,7 @@ async fn a_signature_that_was_changed_in_the_file_is_not_returned() {
     let order = Order { purpose: Purpose::Action, ..order(1, "a") };
     kms.signing.sign(order.clone()).await.expect("signed");
     let file = kms.file();
-    let number: i64 = file.query_row("SELECT result FROM duty", [], |row| row.get(0)).expect("read");
+    let number: i64 = file.query_row("SELECT entry FROM result", [], |row| row.get(0)).expect("read");
     let entry = Entry::Result {
         at: UnixMillis::new(1),
         intent: Integer::saturating(1),
@@ -175,7 +175,7 @@ async fn nothing_is_signed_when_the_log_cannot_be_written() {
     assert!(kms.token.token().signed.is_empty());
     let entries: i64 = file.query_row("SELECT count(*) FROM audit", [], |row| row.get(0)).expect("read");
     assert_eq!(entries, 3, "nothing of the batch is there");
-    let table = "CREATE TABLE duty (id BLOB PRIMARY KEY, intent INTEGER NOT NULL, result INTEGER) STRICT, WITHOUT ROWID";
+    let table = "CREATE TABLE duty (id BLOB PRIMARY KEY, intent INTEGER NOT NULL) STRICT, WITHOUT ROWID";
     file.execute_batch(table).expect("made");
     let signed = kms.signing.sign(order(1, "a")).await.expect("it can be written again");
     audit::verify(&kms.store(), &[signed.audit]).expect("the log goes on where it was");

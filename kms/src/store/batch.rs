@@ -149,7 +149,7 @@ impl Batch<'_> {
     pub fn conclude(&mut self, conclusion: &Conclusion) -> Result<Concluded, StoreError> {
         let Conclusion { at, duty, intent, signature } = conclusion;
         let place = integer(self.head.number + 1);
-        if self.change(sql::SET_RESULT, (duty.digest().as_bytes(), place))? == 0 {
+        if self.change(sql::INSERT_RESULT, (duty.digest().as_bytes(), place))? == 0 {
             let missing = || self.store.damaged("an intent that was recorded is not there");
             let (_, result) = self.store.duty(*duty)?.ok_or_else(missing)?;
             return self.store.concluded(result.ok_or_else(missing)?);

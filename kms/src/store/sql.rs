@@ -4,7 +4,7 @@
 pub(crate) const APPLICATION_ID: i64 = 0x4173_4b6d;
 
 /// Migration n leads from `PRAGMA user_version` n to n + 1.
-pub(crate) const MIGRATIONS: [&str; 8] = ["
+pub(crate) const MIGRATIONS: [&str; 9] = ["
 -- `pending` is the epoch that is being put on the token.
 CREATE TABLE kms (
     one      INTEGER PRIMARY KEY CHECK (one = 1),
@@ -143,6 +143,15 @@ CREATE TABLE policy (
     message  TEXT,
     UNIQUE (contract, place)
 ) STRICT, WITHOUT ROWID;
+", "
+-- Where the log says what came of an intent: beside `duty`, whose rows stand in no order of time, so that results that are
+-- written together change one page, and not one each.
+CREATE TABLE result (
+    intent INTEGER PRIMARY KEY,
+    entry  INTEGER NOT NULL
+) STRICT;
+INSERT INTO result SELECT intent, result FROM duty WHERE result IS NOT NULL;
+ALTER TABLE duty DROP COLUMN result;
 "];
 
 pub(crate) const INSERT_KMS: &str = "INSERT INTO kms (one, instance, epoch, pending) VALUES (1, ?1, 0, NULL)";
@@ -231,11 +240,17 @@ pub(crate) const APPEND: &str = "INSERT INTO audit (number, entry, head) VALUES 
 pub(crate) const ENTRY: &str = "SELECT entry, head FROM audit WHERE number = ?1";
 pub(crate) const ENTRIES: &str = "SELECT number, entry, head FROM audit WHERE number >= ?1 ORDER BY number";
 
-pub(crate) const DUTY: &str = "SELECT intent, result FROM duty WHERE id = ?1";
-pub(crate) const DUTIES: &str = "SELECT id, intent, result FROM duty ORDER BY intent";
-pub(crate) const OPEN_INTENTS: &str = "SELECT intent FROM duty WHERE result IS NULL ORDER BY intent";
-pub(crate) const INSERT_DUTY: &str = "INSERT OR IGNORE INTO duty (id, intent, result) VALUES (?1, ?2, NULL)";
-pub(crate) const SET_RESULT: &str = "UPDATE duty SET result = ?2 WHERE id = ?1 AND result IS NULL";
+pub(crate) const DUTY: &str =
+    "SELECT intent, (SELECT entry FROM result WHERE result.intent = duty.intent) FROM duty WHERE id = ?1";
+// A result without an intent is there too, as that of no duty.
+pub(crate) const DUTIES: &str =
+    "SELECT ifnull(id, zeroblob(32)), ifnull(duty.intent, result.intent) AS number, entry
+    FROM duty FULL JOIN result ON result.intent = duty.intent ORDER BY number";
+pub(crate) const OPEN_INTENTS: &str =
+    "SELECT intent FROM duty WHERE intent NOT IN (SELECT intent FROM result) ORDER BY intent";
+pub(crate) const INSERT_DUTY: &str = "INSERT OR IGNORE INTO duty (id, intent) VALUES (?1, ?2)";
+pub(crate) const INSERT_RESULT: &str =
+    "INSERT OR IGNORE INTO result (intent, entry) SELECT intent, ?2 FROM duty WHERE id = ?1";
 
 pub(crate) const SAVEPOINT: &str = "SAVEPOINT work";
 pub(crate) const RELEASE_SAVEPOINT: &str = "RELEASE work";

@@ -24,6 +24,9 @@ fn age(file: &Connection) {
         DROP TABLE fence;
         DROP TABLE key_use;
         DROP TABLE policy;
+        ALTER TABLE duty ADD COLUMN result INTEGER;
+        UPDATE duty SET result = (SELECT entry FROM result WHERE result.intent = duty.intent);
+        DROP TABLE result;
         PRAGMA user_version = 1;",
     )
     .expect("aged");
@@ -32,6 +35,8 @@ fn age(file: &Connection) {
 #[tokio::test]
 async fn the_file_of_an_earlier_program_is_brought_up_with_all_that_is_in_it() {
     let kms = SmallKms::new().await;
+    kms.signing.sign(order(1, "x")).await.expect("signed");
+    kms.settled().await;
     let before = kms.store().keys().expect("read");
     let head = kms.store().head().expect("read");
     let SmallKms { writer, signing, directory, .. } = kms;
