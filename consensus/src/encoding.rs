@@ -4,6 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::json;
+
 /// Bytes that are written as unpadded base64url in JSON.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Bytes(pub Vec<u8>);
@@ -44,8 +46,7 @@ impl Serialize for Bytes {
 
 impl<'de> Deserialize<'de> for Bytes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
-        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
-        decode(&text).map(Bytes).map_err(serde::de::Error::custom)
+        json::read_text(deserializer, decode).map(Bytes)
     }
 }
 

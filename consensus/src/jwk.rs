@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::digest::Digest;
 use crate::encoding;
+use crate::json;
 
 /// A P-256 public key: a point known to be on the curve. Cheap to clone. Written as a JWK of exactly the members
 /// `crv, kty, x, y`, coordinates of 32 bytes in base64url.
@@ -192,7 +193,6 @@ impl Serialize for Thumbprint {
 
 impl<'de> Deserialize<'de> for Thumbprint {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Thumbprint, D::Error> {
-        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
+        json::read_text(deserializer, str::parse)
     }
 }

@@ -269,8 +269,7 @@ impl Serialize for Jws {
 
 impl<'de> Deserialize<'de> for Jws {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Jws, D::Error> {
-        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
-        Jws::parse(text.as_bytes()).map_err(serde::de::Error::custom)
+        json::read_text(deserializer, |text| Jws::parse(text.as_bytes()))
     }
 }
 

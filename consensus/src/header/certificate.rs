@@ -8,7 +8,7 @@ use super::{Header, ProofError, SealedHeader, Validators};
 use crate::bundle::Signatures;
 use crate::digest::{Digest, Tuple};
 use crate::encoding;
-use crate::json::Integer;
+use crate::json::{self, Integer};
 use crate::jwk::{Signature, Thumbprint};
 use crate::message::DeploymentId;
 use crate::name::Name;
@@ -93,16 +93,15 @@ impl Certificate {
 }
 
 mod signature_text {
-    use serde::{Deserialize, Deserializer, Serializer};
+    use serde::{Deserializer, Serializer};
 
-    use super::{Signature, encoding};
+    use super::{Signature, encoding, json};
 
     pub(super) fn serialize<S: Serializer>(signature: &Signature, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&encoding::encode(signature))
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Signature, D::Error> {
-        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
-        encoding::decode_array(&text).map_err(serde::de::Error::custom)
+        json::read_text(deserializer, encoding::decode_array)
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use assent_consensus::json::Integer;
+use assent_consensus::json::{self, Integer};
 use assent_consensus::time::{Millis, UnixMillis};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -220,8 +220,7 @@ impl Serialize for Rate {
 
 impl<'de> Deserialize<'de> for Rate {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Rate, D::Error> {
-        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
+        json::read_text(deserializer, str::parse)
     }
 }
 
