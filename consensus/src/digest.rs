@@ -48,14 +48,7 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const HEX: &[u8; 16] = b"0123456789abcdef";
-        let mut text = [0u8; 71];
-        text[..7].copy_from_slice(b"sha256:");
-        for (pair, byte) in text[7..].chunks_exact_mut(2).zip(self.0) {
-            pair[0] = HEX[usize::from(byte >> 4)];
-            pair[1] = HEX[usize::from(byte & 15)];
-        }
-        f.pad(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
+        f.pad(Text::of(self).as_str())
     }
 }
 
@@ -69,29 +62,54 @@ impl FromStr for Digest {
     type Err = DigestError;
 
     fn from_str(text: &str) -> Result<Digest, DigestError> {
-        let hex = text.strip_prefix("sha256:").ok_or(DigestError)?.as_bytes();
-        let mut bytes = [0u8; 32];
-        if hex.len() != 64 {
-            return Err(DigestError);
-        }
+        let hex: &[u8; 64] =
+            text.strip_prefix("sha256:").and_then(|hex| hex.as_bytes().try_into().ok()).ok_or(DigestError)?;
+        let (mut bytes, mut seen) = ([0; 32], 0);
         for (byte, pair) in bytes.iter_mut().zip(hex.chunks_exact(2)) {
-            *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+            let (high, low) = (VALUES[usize::from(pair[0])], VALUES[usize::from(pair[1])]);
+            seen |= high | low;
+            *byte = high << 4 | low;
         }
-        Ok(Digest(bytes))
+        if seen & NO_DIGIT == 0 { Ok(Digest(bytes)) } else { Err(DigestError) }
     }
 }
 
-fn nibble(digit: u8) -> Result<u8, DigestError> {
-    match digit {
-        b'0'..=b'9' => Ok(digit - b'0'),
-        b'a'..=b'f' => Ok(digit - b'a' + 10),
-        _ => Err(DigestError),
+/// The text form of a digest, in place.
+struct Text([u8; 71]);
+
+impl Text {
+    fn of(digest: &Digest) -> Text {
+        let mut text = [0; 71];
+        text[..7].copy_from_slice(b"sha256:");
+        for (pair, byte) in text[7..].chunks_exact_mut(2).zip(digest.0) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
+        }
+        Text(text)
+    }
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("a prefix and digits, all of ASCII")
     }
 }
+
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+/// The bit that no value of a digit has.
+const NO_DIGIT: u8 = 0x10;
+/// The value of each byte as a digit.
+const VALUES: [u8; 256] = {
+    let mut values = [NO_DIGIT; 256];
+    let mut value = 0;
+    while value < DIGITS.len() {
+        values[DIGITS[value] as usize] = value as u8;
+        value += 1;
+    }
+    values
+};
 
 impl Serialize for Digest {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_str(Text::of(self).as_str())
     }
 }
 
@@ -134,7 +152,7 @@ impl Tuple {
 
     /// Appends a digest, as its 71 characters.
     pub fn digest(self, field: &Digest) -> Tuple {
-        self.text(&field.to_string())
+        self.text(Text::of(field).as_str())
     }
 
     /// The tuple's hash.
@@ -153,14 +171,20 @@ mod tests {
         let text = digest.to_string();
         assert_eq!(text, "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert_eq!(text.parse(), Ok(digest));
-        for wrong in [
-            &text[..70],
-            &text[7..],
-            &text.to_uppercase(),
-            &format!("{text}0"),
-            &text.replace("ba78", "bg78"),
-        ] {
+        for wrong in
+            [&text[..70], &text[7..], &text.to_uppercase(), &format!("{text}0"), &text.replace("ba78", "bä8")]
+        {
             assert_eq!(wrong.parse::<Digest>(), Err(DigestError), "{wrong}");
+        }
+        for (place, letter) in
+            (7..71).flat_map(|place| (0..0x80).map(move |letter| (place, char::from(letter))))
+        {
+            let other = format!("{}{letter}{}", &text[..place], &text[place + 1..]);
+            let is_digit = matches!(letter, '0'..='9' | 'a'..='f');
+            assert_eq!(
+                other.parse::<Digest>().map(|digest| digest.to_string()),
+                is_digit.then_some(other).ok_or(DigestError)
+            );
         }
     }
 

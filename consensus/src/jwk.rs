@@ -187,7 +187,7 @@ impl fmt::Debug for Thumbprint {
 
 impl Serialize for Thumbprint {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_str(&encoding::encode(&self.0))
     }
 }
 
