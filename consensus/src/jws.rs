@@ -9,6 +9,7 @@
 
 use std::fmt;
 use std::ops::Deref;
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -155,13 +156,14 @@ impl JwsError {
     }
 }
 
-/// A message whose form is right: canonical base64url, the one header, 64 bytes of signature. Nothing is verified yet.
+/// A message whose form is right: canonical base64url, the one header, 64 bytes of signature. Nothing is verified yet. Cheap
+/// to clone.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Jws {
-    compact: Box<str>,
+    compact: Arc<str>,
     typ: Typ,
     kid: Thumbprint,
-    payload: Box<[u8]>,
+    payload: Arc<[u8]>,
     signature: Signature,
 }
 
