@@ -227,8 +227,9 @@ pub fn recount<'a>(
     same("vote request", Member::Policy, &vote_request.policy, &policy.digest())?;
     let mut tally = Tally::new(policy, Some(&vote_request.requester), vote_request.opened);
     let mut counted = Vec::with_capacity(ballots.len());
+    let asked = (&**vote_request, vote_request.digest());
     for CountedMessage { at, jws } in ballots {
-        counted.push((*at, count(&mut tally, policy, vote_request, *at, jws, signatures)?));
+        counted.push((*at, count(&mut tally, policy, asked, *at, jws, signatures)?));
     }
     let root = BallotsRoot::of(ballots.iter().map(|counted| (counted.at, counted.jws.as_str())));
     let deadline = vote_request.deadline;
@@ -281,7 +282,7 @@ impl Recount {
 fn count(
     tally: &mut Tally<'_>,
     policy: &Policy,
-    vote_request: &Verified<VoteRequest>,
+    (vote_request, digest): (&VoteRequest, Digest),
     at: UnixMillis,
     jws: &Jws,
     signatures: Signatures<'_>,
@@ -293,7 +294,7 @@ fn count(
     let ballot = signed(WHAT, claim, &voter.key, signatures)?;
     same(WHAT, Member::Deployment, &ballot.deployment, &vote_request.deployment)?;
     same(WHAT, Member::Request, &ballot.request, &vote_request.request)?;
-    same(WHAT, Member::VoteRequest, &ballot.vote_request, &vote_request.digest())?;
+    same(WHAT, Member::VoteRequest, &ballot.vote_request, &digest)?;
     same(WHAT, Member::Voter, &ballot.voter, &voter.name)?;
     tally
         .cast(index, ballot.choice, at)
