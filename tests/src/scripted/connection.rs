@@ -5,8 +5,10 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use assent_consensus::duty::{DutyBatch, DutyReport, TrustedHeaders};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -78,6 +80,7 @@ impl Connection {
         .into_bytes();
         request.extend_from_slice(body);
         self.stream.get_mut().write_all(&request)?;
+        self.wait()?;
         let mut line = String::new();
         self.stream.read_line(&mut line)?;
         let status = line.split(' ').nth(1).context("the connection was closed")?.parse()?;
@@ -96,6 +99,16 @@ impl Connection {
         let mut body = vec![0; length];
         self.stream.read_exact(&mut body)?;
         Ok(Answer { status, body })
+    }
+
+    /// Waits for the beginning of an answer, as a node does: one who waits in `read` instead is woken by the kernel also when
+    /// what he sent is read.
+    fn wait(&self) -> Result<()> {
+        let mut stream = [PollFd::new(self.stream.get_ref(), PollFlags::IN)];
+        let patience = Timespec::try_from(PATIENCE)?;
+        let ready = retry_on_intr(|| poll(&mut stream, Some(&patience)))?;
+        ensure!(ready > 0, "no answer in {PATIENCE:?}");
+        Ok(())
     }
 }
 
