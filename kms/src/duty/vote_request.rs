@@ -71,6 +71,8 @@ impl Checker {
             let message = format!("the policy `{digest}` of `{}` is not in force yet", contract.name);
             Refused { is_verdict: false, ..Refused::retry("policy-not-yet-in-force", message) }
         };
+        // First this: what is signed between the two is among those that are read then.
+        let awaits = self.vault.awaits_policy(&contract.name, now);
         let standing = Standing::new(&self.genesis, self.vault.successions());
         let (digest, last) = (standing.policy_at(contract, now), standing.last_policy(contract));
         let document = |digest: &Digest| {
@@ -79,7 +81,7 @@ impl Checker {
         };
         let (policy, kind) = (document(&digest)?, asked.subject.kind());
         let waits = !policy.decides(kind) && document(&last)?.decides(kind);
-        if waits || self.vault.awaits_policy(&contract.name, now) {
+        if waits || awaits {
             return Err(not_yet(&last));
         }
         Ok((contract, policy))

@@ -36,6 +36,8 @@ pub(super) struct Pages {
     pub(super) changes: Vec<PolicyChange>,
     /// Contracts whose next policy is not signed yet.
     pub(super) awaited: HashSet<Name>,
+    /// What is signed, and pinned, while it is being asked whether something is awaited.
+    pub(super) signed_meanwhile: Option<Arc<Successions>>,
     /// Whether nothing can be written.
     pub(super) disk_is_full: bool,
 }
@@ -102,7 +104,12 @@ impl Vault for Books {
     }
 
     fn awaits_policy(&self, contract: &Name, _now: UnixMillis) -> bool {
-        self.pages().awaited.contains(contract)
+        let mut pages = self.pages();
+        if let Some(signed) = pages.signed_meanwhile.take() {
+            pages.awaited.clear();
+            pages.successions = signed;
+        }
+        pages.awaited.contains(contract)
     }
 
     fn rotate(&self, _: Rotation) -> Later<'_, Result<Rotated, SigningError>> {

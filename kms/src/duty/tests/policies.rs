@@ -114,6 +114,19 @@ async fn nothing_begins_while_the_policy_in_force_is_not_signed_yet() {
 }
 
 #[tokio::test]
+async fn nothing_begins_by_the_old_policy_while_the_new_one_is_being_pinned() {
+    let mut world = World::new();
+    let new = Digest::of(&world.proposed);
+    world.adopt(world.now());
+    {
+        let mut pages = world.books.pages();
+        pages.awaited.insert(name("release-approval"));
+        pages.signed_meanwhile = Some(std::mem::take(&mut pages.successions));
+    }
+    assert_eq!(world.opened("1").await.policy, new);
+}
+
+#[tokio::test]
 async fn what_only_the_next_policy_decides_waits_for_it() {
     let mut world = World::new();
     let kinds = "kinds = [\"sign\", \"change-policy\"]";
