@@ -112,6 +112,19 @@ pub struct PinnedKey {
     pub state: KeyState,
 }
 
+/// A contract's next policy, whose change is fixed and not signed yet.
+#[derive(Clone)]
+pub(crate) struct AwaitedPolicy {
+    /// What approved it.
+    pub(crate) request: RequestId,
+    /// From when on it is in force, if it comes to that.
+    pub(crate) effective: UnixMillis,
+    /// Until when that may be done.
+    pub(crate) act_by: UnixMillis,
+    /// The policy.
+    pub(crate) policy: Arc<Policy>,
+}
+
 /// What the KMS goes by. Cheap to clone; all clones see the same.
 #[derive(Clone)]
 pub struct Pins(Arc<RwLock<State>>);
@@ -126,8 +139,8 @@ struct State {
     fence: Option<UnixMillis>,
     trusted: BTreeMap<Name, Trusted>,
     successions: Arc<Successions>,
-    /// Policies whose change is not signed yet: from when and until when it may be.
-    awaited: BTreeMap<Name, (UnixMillis, UnixMillis)>,
+    /// Policies whose change is not signed yet.
+    awaited: BTreeMap<Name, AwaitedPolicy>,
     /// The documents of policies that were read before, by digest.
     documents: BTreeMap<Digest, Arc<Policy>>,
 }
@@ -251,10 +264,9 @@ impl Pins {
         self.read().successions.clone()
     }
 
-    /// Whether a contract is to go by a policy at `now` whose change is not signed yet.
-    pub fn awaits_policy(&self, contract: &Name, now: UnixMillis) -> bool {
-        let is_now = |(effective, act_by): &(UnixMillis, UnixMillis)| *effective <= now && now < *act_by;
-        self.read().awaited.get(contract).is_some_and(is_now)
+    /// The next policy of a contract, if its change is fixed and not signed yet.
+    pub(crate) fn awaited_policy(&self, contract: &Name) -> Option<AwaitedPolicy> {
+        self.read().awaited.get(contract).cloned()
     }
 
     /// One version of a key, whatever its state.
@@ -351,14 +363,10 @@ fn adopt(
     store: &Store,
     successions: &mut Successions,
     documents: &mut BTreeMap<Digest, Arc<Policy>>,
-) -> Result<BTreeMap<Name, (UnixMillis, UnixMillis)>, StoreError> {
+) -> Result<BTreeMap<Name, AwaitedPolicy>, StoreError> {
     let mut awaited = BTreeMap::new();
-    for PolicyRow { contract, says, document, act_by, is_signed } in store.policies()? {
+    for PolicyRow { request, contract, says, document, act_by, is_signed } in store.policies()? {
         let effective = says.effective;
-        if !is_signed {
-            awaited.insert(contract, (effective, act_by));
-            continue;
-        }
         let digest = Digest::of(&document);
         let policy = match documents.get(&digest) {
             Some(policy) => policy.clone(),
@@ -368,6 +376,10 @@ fn adopt(
             })?),
         };
         documents.insert(digest, policy.clone());
+        if !is_signed {
+            awaited.insert(contract, AwaitedPolicy { request, effective, act_by, policy });
+            continue;
+        }
         successions.learn(policy);
         let (earliest, latest) = (effective, effective);
         successions.adopt(contract, AdoptedPolicy { digest, earliest, latest });

@@ -23,8 +23,8 @@ pub struct Destruction {
     pub version: KeyVersion,
     /// The subject, as it was approved.
     pub subject: Subject,
-    /// How long a version may be needed for what it has begun.
-    pub overlap: Millis,
+    /// How long after its deadline a request may be decided.
+    pub grace: Millis,
 }
 
 impl ApprovedChanges {
@@ -34,7 +34,9 @@ impl ApprovedChanges {
     /// [`SigningError`]
     pub async fn destroy(&self, destruction: Destruction) -> Result<Changed, SigningError> {
         let _turn = self.turn.lock().await;
-        let Destruction { mandate, key, version, subject, overlap } = destruction;
+        let Destruction { mandate, key, version, subject, grace } = destruction;
+        let genesis = self.genesis()?;
+        let overlap = self.overlap(&genesis, &mandate, &key, grace)?;
         let unknown = || SigningError::UnknownKey { key: key.clone(), version };
         let row = self.pins.key_row(&key, version).ok_or_else(unknown)?;
         let now = (self.clock)();

@@ -17,6 +17,8 @@ use assent_consensus::genesis::Genesis;
 use assent_consensus::jws::{Jws, Payload, Unsigned};
 use assent_consensus::message::{KeyVersion, RequestId};
 use assent_consensus::name::Name;
+use assent_consensus::policy::Policy;
+use assent_consensus::standing::Standing;
 use assent_consensus::time::{Millis, UnixMillis};
 
 use crate::audit::{Entry, LoggedKey};
@@ -89,6 +91,30 @@ impl ApprovedChanges {
 
     fn genesis(&self) -> Result<Arc<Genesis>, SigningError> {
         self.pins.genesis().ok_or(SigningError::Busy)
+    }
+
+    /// How long a version of a key may be needed for what it has begun, by every policy that is known, be it signed or not.
+    fn overlap(
+        &self,
+        genesis: &Genesis,
+        mandate: &Mandate,
+        key: &KeyName,
+        grace: Millis,
+    ) -> Result<Millis, SigningError> {
+        let standing = Standing::new(genesis, self.pins.successions());
+        let longest = |contract: &Name, duration: fn(&Policy) -> Millis| {
+            let known = standing.longest(genesis.contract(contract)?, UnixMillis::new(u64::MAX), duration);
+            let awaited = self.pins.awaited_policy(contract);
+            Some(awaited.map_or(known, |awaited| known.max(duration(&awaited.policy))))
+        };
+        let asks = match key {
+            KeyName::Contract(name) => name,
+            KeyName::Operational(_) => &mandate.governor,
+        };
+        let longest = longest(asks, Policy::deadline).zip(longest(&mandate.governor, Policy::act_within));
+        let (deadline, act_within) = longest.ok_or(SigningError::Busy)?;
+        let overlap = deadline.get().saturating_add(act_within.get());
+        Ok(Millis::new(overlap.saturating_add(grace.get())))
     }
 
     /// A message, and the head of the audit log after it.

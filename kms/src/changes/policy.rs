@@ -11,7 +11,7 @@ use std::sync::{Arc, PoisonError};
 
 use assent_consensus::digest::Digest;
 use assent_consensus::jws::Jws;
-use assent_consensus::message::Change;
+use assent_consensus::message::{Change, RequestId};
 use assent_consensus::name::Name;
 use assent_consensus::policy::Policy;
 use assent_consensus::policy_change::{check_from, confirm};
@@ -22,7 +22,8 @@ use assent_consensus::transition::Approval;
 
 use super::{ApprovedChanges, Changed, LEAD, Mandate};
 use crate::audit::Entry;
-use crate::signing::{Purpose, SigningError};
+use crate::pins::{AwaitedPolicy, KeyState};
+use crate::signing::{DutyId, Order, Purpose, SigningError};
 use crate::store::PolicyRow;
 
 /// An approved change of a policy.
@@ -61,12 +62,41 @@ impl ApprovedChanges {
         Ok(Changed { change: message, audit })
     }
 
+    /// Whether a contract is to go by a policy at `now` whose change is not signed yet, and still may be.
+    pub fn awaits_policy(&self, contract: &Name, now: UnixMillis) -> bool {
+        let is_now = |awaited: &AwaitedPolicy| awaited.effective <= now && now < awaited.act_by;
+        let awaited = self.pins.awaited_policy(contract).filter(is_now);
+        awaited.is_some_and(|awaited| {
+            match self.signing.ordered(DutyId::of(Purpose::Change, awaited.request)) {
+                Ok(Some(order)) => !self.is_lost(&order, now),
+                Ok(None) | Err(_) => true,
+            }
+        })
+    }
+
+    /// Whether the key of an order signs nothing any more, whatever comes.
+    fn is_lost(&self, order: &Order, now: UnixMillis) -> bool {
+        let key = self.pins.key_version(&order.key, order.version, now);
+        key.is_none_or(|key| matches!(key.state, KeyState::Compromised | KeyState::Destroyed))
+    }
+
+    /// Refuses a change that was ordered to be signed, and in whose place another one was put since: it cannot be signed
+    /// with another moment.
+    fn check_not_ordered(&self, request: RequestId) -> Result<(), SigningError> {
+        let purpose = Purpose::Change;
+        match self.signing.ordered(DutyId::of(purpose, request))? {
+            None => Ok(()),
+            Some(_) => Err(SigningError::Conflict { purpose, request }),
+        }
+    }
+
     /// Fixes what the change says, and writes it down.
     async fn fix(&self, change: &PolicyChange) -> Result<Change, SigningError> {
         let genesis = self.genesis()?;
         let standing = Standing::new(&genesis, self.pins.successions());
         let PolicyChange { mandate, contract, from, policy, subject, act_by } = change;
         check_from(&standing, contract, from)?;
+        self.check_not_ordered(mandate.request)?;
         let approval = Approval {
             contract: &mandate.governor,
             decision: mandate.decision,
@@ -75,16 +105,26 @@ impl ApprovedChanges {
             subject,
         };
         let last = standing.policies(contract).last().map_or(mandate.decided, |last| last.latest);
-        let after = last.max(mandate.decided).after(Millis::new(1));
+        // What a version of a key that is replaced has begun is over when it retires: by the policies of before.
+        let keys = self.pins.keys().into_iter().filter(|row| !row.version.is_first());
+        let activated = keys.filter_map(|row| row.activated).fold(last, Ord::max);
+        let after = activated.max(mandate.decided).after(Millis::new(1));
         loop {
             let effective = (self.clock)().after(LEAD).max(after);
             let (deployment, decision) = (genesis.id(), mandate.decision);
             let says = Change { deployment, subject: subject.clone(), decision, effective };
             confirm(&standing, &says, (contract, &policy.digest()), &approval, *act_by)?;
             let (contract, document) = (contract.clone(), policy.document().to_vec());
-            let row = PolicyRow { contract, says: says.clone(), document, act_by: *act_by, is_signed: false };
-            let request = mandate.request;
-            self.writer.write(move |batch| batch.insert_policy(request, &row)).await?;
+            let (request, act_by) = (mandate.request, *act_by);
+            let row = PolicyRow {
+                request,
+                contract,
+                says: says.clone(),
+                document,
+                act_by,
+                is_signed: false,
+            };
+            self.writer.write(move |batch| batch.insert_policy(&row)).await?;
             self.reload().await?;
             // If the disk took longer than that, requests may have been opened by the old policy meanwhile.
             if (self.clock)() < effective {

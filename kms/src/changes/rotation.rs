@@ -37,8 +37,8 @@ pub struct Rotation {
     pub key: KeyName,
     /// Why.
     pub reason: TransitionReason,
-    /// How long the old version may be needed for what it has begun.
-    pub overlap: Millis,
+    /// How long after its deadline a request may be decided.
+    pub grace: Millis,
 }
 
 /// A rotation that was done.
@@ -143,7 +143,7 @@ impl ApprovedChanges {
             to,
             reason: rotation.reason,
             activates,
-            old_retires: activates.after(rotation.overlap),
+            old_retires: activates.after(self.overlap(genesis, &rotation.mandate, key, rotation.grace)?),
             decision: rotation.mandate.decision,
         };
         let (row, name) = (says.clone(), key.clone());

@@ -8,13 +8,13 @@ use assent_consensus::message::{Change, KeyTransition, KeyVersion, TransitionRea
 use assent_consensus::standing::Standing;
 use assent_consensus::time::UnixMillis;
 
-use super::LEAD;
+use super::{LEAD, Rotation};
 use crate::life::LimitsChange;
 use crate::pins::KeyState;
 use crate::signing::{KeyName, Order, Purpose, SigningError};
 use crate::testing::{
-    DAY, NOW, PERSON, SmallKms, destruction, governing_key, governor, mandate, policy_change, release,
-    rotation,
+    DAY, NOW, OVERLAP, PERSON, SmallKms, destruction, governing_key, governor, mandate, policy_change,
+    release, rotation, with_deadline,
 };
 
 fn version_at(kms: &SmallKms, moment: u64) -> (u64, KeyState) {
@@ -121,7 +121,7 @@ async fn the_old_version_is_deactivated_when_what_it_has_begun_is_over() {
     let kms = SmallKms::pinned().await;
     kms.changes().rotate(rotation(1, TransitionReason::Rotation)).await.expect("rotated");
     let old = kms.pins.key_row(&release(), KeyVersion::first()).expect("it is kept");
-    let retires = NOW + LEAD.get() + DAY;
+    let retires = NOW + LEAD.get() + OVERLAP;
     assert_eq!(kms.pins.state_at(&old, UnixMillis::new(retires - 1)), KeyState::Active);
     assert_eq!(kms.pins.state_at(&old, UnixMillis::new(retires)), KeyState::Deactivated);
 }
@@ -140,8 +140,8 @@ async fn a_version_is_destroyed_when_it_is_retired_and_not_before() {
         .expect_err("it finishes what it began");
     assert_eq!(refused.reason(), "key-in-use");
 
-    kms.set_clock(LEAD.get() + DAY);
-    let retired = NOW + LEAD.get() + DAY;
+    kms.set_clock(LEAD.get() + OVERLAP);
+    let retired = NOW + LEAD.get() + OVERLAP;
     let before = kms.token.token().keys.len();
     for calls in [0, 1, 2] {
         kms.token.token().gone_after = Some(calls);
@@ -169,13 +169,13 @@ async fn a_contracts_version_is_kept_until_what_it_has_opened_is_over() {
     let request = mandate(2).request;
     let opening = Order { purpose: Purpose::VoteRequest, request, key: key.clone(), version: first, to_sign };
     kms.signing.sign(opening).await.expect("signed");
-    for after in [0, 1_000, DAY - 1] {
+    for after in [0, 1_000, OVERLAP - 1] {
         kms.set_clock(after);
         let refused = kms.changes().destroy(destruction(2, &key, first)).await.expect_err("it is needed");
         assert_eq!((refused.reason(), refused.is_retry()), ("key-in-use", false), "{after}");
         kms.live_until(after).await;
     }
-    kms.set_clock(DAY);
+    kms.set_clock(OVERLAP);
     kms.changes().destroy(destruction(2, &key, first)).await.expect("destroyed");
     let row = kms.pins.key_row(&key, first).expect("its row is kept");
     assert_eq!(row.state, KeyState::Destroyed);
@@ -214,7 +214,7 @@ async fn a_change_of_a_policy_that_is_cut_short_anywhere_goes_on_where_it_stoppe
         (kms.token.token().gone_after, kms.token.token().is_gone) = (None, false);
         if first.is_err() {
             // What is on disk says when nothing is opened by the old policy any more.
-            let awaited = |after| kms.pins.awaits_policy(&governor(), UnixMillis::new(NOW + after));
+            let awaited = |after| kms.changes().awaits_policy(&governor(), UnixMillis::new(NOW + after));
             assert_eq!([0, LEAD.get(), DAY - 1, DAY].map(awaited), [false, true, true, false]);
             assert_eq!(policies(&kms), [old, old, old]);
             kms.set_clock(2 * LEAD.get());
@@ -225,7 +225,7 @@ async fn a_change_of_a_policy_that_is_cut_short_anywhere_goes_on_where_it_stoppe
         let says = Signed::<Change>::from_jws(done.change).expect("one");
         assert_eq!(says.unverified().effective, UnixMillis::new(NOW + LEAD.get()));
         assert_eq!(policies(&kms), [old, new, new]);
-        assert!(!kms.pins.awaits_policy(&governor(), UnixMillis::new(NOW + LEAD.get())));
+        assert!(!kms.changes().awaits_policy(&governor(), UnixMillis::new(NOW + LEAD.get())));
         kms.settled().await;
         let kms = kms.restart();
         assert_eq!(policies(&kms), [old, new, new]);
@@ -288,4 +288,74 @@ async fn a_policy_that_the_log_does_not_know_is_found() {
     kms.file().execute("UPDATE policy SET document = x'00'", []).expect("changed");
     let error = crate::audit::verify(&kms.store(), &[]).expect_err("found");
     assert!(error.to_string().contains("`policy`"), "{error}");
+}
+
+#[tokio::test]
+async fn of_two_changes_that_are_both_cut_short_one_is_done() {
+    let kms = SmallKms::pinned().await;
+    kms.token.token().gone_after = Some(0);
+    for request in [1, 2] {
+        kms.changes().change_policy(policy_change(request, None)).await.expect_err("no token");
+    }
+    let kms = kms.restart();
+    (kms.token.token().gone_after, kms.token.token().is_gone) = (None, false);
+    kms.set_clock(2 * LEAD.get());
+    // It is on record with a moment that is past, and another took its place.
+    let first =
+        kms.changes().change_policy(policy_change(1, None)).await.expect_err("another took its place");
+    assert_eq!(first.reason(), "conflict");
+    let done = kms.changes().change_policy(policy_change(2, None)).await.expect("it goes on");
+    assert_eq!(policies(&kms)[2], policy_change(2, None).policy.digest());
+    assert!(!kms.changes().awaits_policy(&governor(), UnixMillis::new(NOW + DAY - 1)));
+    kms.settled().await;
+    crate::audit::verify(&kms.store(), &[done.audit]).expect("the log and the tables agree");
+}
+
+#[tokio::test]
+async fn a_change_whose_signature_nobody_gets_any_more_is_in_nobodys_way() {
+    let kms = SmallKms::pinned().await;
+    kms.token.token().gone_after = Some(0);
+    kms.changes().change_policy(policy_change(1, None)).await.expect_err("no token");
+    let kms = kms.restart();
+    (kms.token.token().gone_after, kms.token.token().is_gone) = (None, false);
+    let rotated = Rotation { key: governing_key(), ..rotation(2, TransitionReason::Compromise) };
+    kms.changes().rotate(rotated).await.expect("rotated");
+    kms.set_clock(2 * LEAD.get());
+    let now = UnixMillis::new(NOW + 2 * LEAD.get());
+    assert!(!kms.changes().awaits_policy(&governor(), now), "the key that was to sign it is compromised");
+    let mut later = policy_change(3, None);
+    later.mandate.governor_version = KeyVersion::first().next();
+    kms.changes().change_policy(later).await.expect("done");
+    let first = kms.changes().change_policy(policy_change(1, None)).await;
+    assert_eq!(first.expect_err("another was first").reason(), "policy-not-in-force");
+    assert!(!kms.changes().awaits_policy(&governor(), UnixMillis::new(NOW + DAY - 1)));
+}
+
+#[tokio::test]
+async fn a_version_retires_when_what_it_began_by_any_policy_is_over() {
+    let long = || with_deadline(policy_change(1, None), "480h");
+    let retires = |rotated: crate::changes::Rotated| {
+        let says = Signed::<KeyTransition>::from_jws(rotated.transition.new).expect("one");
+        let says = says.unverified().clone();
+        says.old_retires.get() - says.activates.get()
+    };
+    // The policy is pinned, or its signature is still missing, since the rotation was verified to be due.
+    for is_signed in [true, false] {
+        let kms = SmallKms::pinned().await;
+        kms.token.token().gone_after = (!is_signed).then_some(0);
+        assert_eq!(kms.changes().change_policy(long()).await.is_ok(), is_signed);
+        let kms = kms.restart();
+        (kms.token.token().gone_after, kms.token.token().is_gone) = (None, false);
+        let rotated = kms.changes().rotate(rotation(2, TransitionReason::Rotation)).await.expect("rotated");
+        assert_eq!(retires(rotated), 27 * DAY);
+    }
+    // It is in force only after a version whose end is settled.
+    let kms = SmallKms::pinned().await;
+    let mut ahead = rotation(2, TransitionReason::Rotation);
+    ahead.mandate.decided = UnixMillis::new(NOW + 60_000);
+    let rotated = kms.changes().rotate(ahead).await.expect("rotated");
+    assert_eq!(retires(rotated), OVERLAP);
+    let done = kms.changes().change_policy(long()).await.expect("done");
+    let says = Signed::<Change>::from_jws(done.change).expect("one");
+    assert!(says.unverified().effective > UnixMillis::new(NOW + 60_000));
 }

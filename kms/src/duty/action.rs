@@ -13,7 +13,7 @@ use assent_consensus::operational_key::Algorithm;
 use assent_consensus::policy::Policy;
 use assent_consensus::policy_change::check_document;
 use assent_consensus::subject::{Subject, SubjectKind};
-use assent_consensus::time::{Millis, UnixMillis};
+use assent_consensus::time::UnixMillis;
 use assent_consensus::vote::Outcome;
 
 use super::checker::{Checker, Task, check_trusted};
@@ -70,8 +70,8 @@ impl Checker {
             Act::RotateKey { key, reason } => Ok(Task::Rotate(self.rotation(&approval, key, reason)?)),
             Act::DestroyKey { key, version } => {
                 let (mandate, subject) = (mandate(&approval), approval.subject().clone());
-                let overlap = self.overlap(approval.contract, &key);
-                Ok(Task::Destroy(Destruction { mandate, key, version, subject, overlap }))
+                let grace = self.grace;
+                Ok(Task::Destroy(Destruction { mandate, key, version, subject, grace }))
             }
             Act::ChangePolicy { contract, from, to } => {
                 let policy = self.proposed(approval.contract, &contract, &to, document)?;
@@ -97,8 +97,7 @@ impl Checker {
                 format!("{key} signs by {algorithm}, and a key transition can name ES256 keys alone");
             return Err(Refused::person("other-algorithm", message));
         }
-        let overlap = self.overlap(approval.contract, &key);
-        Ok(Rotation { mandate: mandate(approval), key, reason, overlap })
+        Ok(Rotation { mandate: mandate(approval), key, reason, grace: self.grace })
     }
 
     /// The policy that was approved, which comes with the duty: its digest is what the voters signed for.
@@ -120,19 +119,6 @@ impl Checker {
             return Err(Refused::person("other-chain", message));
         }
         Ok(policy)
-    }
-
-    /// How long a version of a key may be needed for what it has begun.
-    fn overlap(&self, governor: &ContractEntry, key: &KeyName) -> Millis {
-        let (standing, ever) = (self.standing(), UnixMillis::new(u64::MAX));
-        let target = match key {
-            KeyName::Contract(name) => self.genesis.contract(name),
-            KeyName::Operational(_) => None,
-        };
-        let deadline = standing.longest(target.unwrap_or(governor), ever, Policy::deadline);
-        let act_within = standing.longest(governor, ever, Policy::act_within);
-        let overlap = deadline.get().saturating_add(act_within.get());
-        Millis::new(overlap.saturating_add(self.grace.get()))
     }
 
     /// Checks what a bundle cannot show: that what the contract signed is what this KMS ordered, with a key that is still

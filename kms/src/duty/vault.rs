@@ -82,7 +82,7 @@ impl Vault for KmsVault {
     }
 
     fn awaits_policy(&self, contract: &Name, now: UnixMillis) -> bool {
-        self.pins.awaits_policy(contract, now)
+        self.changes.awaits_policy(contract, now)
     }
 
     fn is_suspended(&self, voter: Thumbprint) -> bool {

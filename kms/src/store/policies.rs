@@ -13,6 +13,8 @@ use super::{Batch, Store, StoreError, integer, sql};
 /// One policy that followed another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyRow {
+    /// What approved it.
+    pub request: RequestId,
     /// Whose it is.
     pub contract: Name,
     /// What the governing contract says.
@@ -47,7 +49,9 @@ impl Store {
         let mut policies = Vec::new();
         while let Some(row) = self.sql(rows.next())? {
             let contract: String = self.sql(row.get(0))?;
+            let request: [u8; 32] = self.sql(row.get(5))?;
             policies.push(PolicyRow {
+                request: RequestId(Digest::from_bytes(request)),
                 contract: contract.parse().map_err(|_| self.damaged("a contract's name is none"))?,
                 says: self.change(&self.sql(row.get::<_, Vec<u8>>(1))?)?,
                 document: self.sql(row.get(2))?,
@@ -68,11 +72,11 @@ impl Batch<'_> {
     ///
     /// # Errors
     /// [`StoreError`]
-    pub fn insert_policy(&self, request: RequestId, row: &PolicyRow) -> Result<(), StoreError> {
+    pub fn insert_policy(&self, row: &PolicyRow) -> Result<(), StoreError> {
         let contract = row.contract.as_str();
         self.run(sql::DROP_UNSIGNED_POLICY, [contract])?;
         let (says, document, act_by) = (json::write(&row.says), &row.document, integer(row.act_by.get()));
-        self.run(sql::INSERT_POLICY, (request.0.as_bytes(), contract, says, document, act_by))
+        self.run(sql::INSERT_POLICY, (row.request.0.as_bytes(), contract, says, document, act_by))
     }
 
     /// Puts the message of a change beside its policy, by which the contract's keys are used from now on.

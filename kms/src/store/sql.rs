@@ -206,8 +206,7 @@ pub(crate) const TRANSITIONS: &str =
     "SELECT says FROM transition WHERE new IS NOT NULL ORDER BY kind, name, version";
 
 pub(crate) const POLICY: &str = "SELECT says FROM policy WHERE request = ?1";
-pub(crate) const POLICIES: &str =
-    "SELECT contract, says, document, act_by, message IS NOT NULL FROM policy ORDER BY contract, place";
+pub(crate) const POLICIES: &str = "SELECT contract, says, document, act_by, message IS NOT NULL, request FROM policy ORDER BY contract, place";
 pub(crate) const DROP_UNSIGNED_POLICY: &str = "DELETE FROM policy WHERE contract = ?1 AND message IS NULL";
 pub(crate) const INSERT_POLICY: &str = "INSERT INTO policy (request, contract, place, says, document, act_by)
     SELECT ?1, ?2, count(*) + 1, ?3, ?4, ?5 FROM policy WHERE contract = ?2";

@@ -3,7 +3,8 @@
 mod pinned;
 
 pub(crate) use pinned::{
-    DAY, PERSON, destruction, governing_key, governor, mandate, policy_change, rotation,
+    DAY, OVERLAP, PERSON, destruction, governing_key, governor, mandate, policy_change, rotation,
+    with_deadline,
 };
 
 use std::collections::BTreeMap;

@@ -26,6 +26,8 @@ use crate::signing::KeyName;
 use crate::sockets::Peer;
 
 pub(crate) const DAY: u64 = 24 * 3_600_000;
+/// How long a version of a key is needed for what it has begun: 48 hours, and seven days.
+pub(crate) const OVERLAP: u64 = 9 * DAY;
 /// The user who does it.
 pub(crate) const PERSON: Peer = Peer(Some(1_000));
 
@@ -139,6 +141,15 @@ fn policy(comment: &str) -> String {
     )
 }
 
+/// The same with another deadline.
+pub(crate) fn with_deadline(change: PolicyChange, deadline: &str) -> PolicyChange {
+    let document = String::from_utf8_lossy(change.policy.document()).replace("48h", deadline);
+    let policy = Arc::new(Policy::parse(document.as_bytes()).expect("a policy"));
+    let (contract, from, to) = (change.contract.clone(), change.from, policy.digest());
+    let subject = Subject::ChangePolicy { contract, from, to, context: None };
+    PolicyChange { policy, subject, ..change }
+}
+
 /// The n-th request's change of the policy, from one that another request made, or from that of genesis.
 pub(crate) fn policy_change(request: u8, from: Option<u8>) -> PolicyChange {
     let of_request = |request: u8| policy(&format!("# by request {request}\n"));
@@ -171,7 +182,7 @@ pub(crate) fn mandate(request: u8) -> Mandate {
 
 /// A rotation of the release key.
 pub(crate) fn rotation(request: u8, reason: TransitionReason) -> Rotation {
-    Rotation { mandate: mandate(request), key: release(), reason, overlap: Millis::new(DAY) }
+    Rotation { mandate: mandate(request), key: release(), reason, grace: Millis::new(0) }
 }
 
 /// The destruction of a version of a key.
@@ -181,8 +192,8 @@ pub(crate) fn destruction(request: u8, key: &KeyName, version: KeyVersion) -> De
         KeyName::Operational(name) => (None, Some(name.clone())),
     };
     let subject = Subject::DestroyKey { key: operational, contract, version: version.0, context: None };
-    let (mandate, overlap) = (mandate(request), Millis::new(DAY));
-    Destruction { mandate, key: key.clone(), version, subject, overlap }
+    let (mandate, grace) = (mandate(request), Millis::new(0));
+    Destruction { mandate, key: key.clone(), version, subject, grace }
 }
 
 /// A public key that no device of a test holds.

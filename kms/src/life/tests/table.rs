@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use assent_consensus::message::TransitionReason;
 
 use super::*;
-use crate::testing::{DAY, NOW, destruction, rotation};
+use crate::testing::{DAY, NOW, OVERLAP, destruction, rotation};
 
 const TABLE: &str = include_str!("../../../LIFE-CYCLE.md");
 
@@ -129,7 +129,7 @@ impl Life {
             }
             (_, KeyState::Deactivated) => {
                 let _ = changes.rotate(rotation(1, TransitionReason::Rotation)).await;
-                self.kms.live_until(3 * DAY).await;
+                self.kms.live_until(OVERLAP + DAY).await;
             }
             (KeyState::PreActivation, KeyState::Destroyed) => {
                 self.kms.limit(&format!(r#"{{"activates":{}}}"#, NOW + DAY)).await.expect("ahead");
