@@ -61,6 +61,9 @@ pub(super) fn check(document: Document, bytes: &[u8]) -> Result<Policy, Vec<Find
     if checker.findings.is_empty() { Ok(policy) } else { Err(checker.findings) }
 }
 
+/// Among how many groups the one that was meant is looked for.
+const NEAREST_OF: usize = 256;
+
 struct Checker<'d> {
     lines: Lines<'d>,
     deadline: Millis,
@@ -129,7 +132,9 @@ impl Checker<'_> {
     fn known_group(&mut self, name: &Spanned<Name>, groups: &Groups) -> Option<GroupIndex> {
         let known = groups.by_name.get(name.get_ref()).copied();
         if known.is_none() {
-            let near = nearest(name.get_ref().as_str(), groups.by_name.keys().map(Name::as_str));
+            // A document that anybody may send must not make many comparisons of it.
+            let names = groups.by_name.keys().take(NEAREST_OF).map(Name::as_str);
+            let near = nearest(name.get_ref().as_str(), names);
             let help = near.map(|near| format!("did you mean `{near}`?"));
             let message = format!("no voter is in the group `{}`", name.get_ref());
             self.report_with_help(name.span().start, message, help);

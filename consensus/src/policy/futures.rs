@@ -11,20 +11,37 @@ use super::{Measure, NodeIndex, Policy, ROOT, Rule, VoterIndex};
 use crate::time::UnixMillis;
 use crate::vote::Choice;
 
+/// How many nodes and voters are looked at while the futures of one policy are played. A policy that approves does so within
+/// a few thousand, whoever asks; the others may be sent by anybody, and must not keep a log from its work.
+const PLAY_LIMIT: u64 = 2_000_000;
+
 /// Why the policy is refused, though every node of its rule is right by itself (invariant I9).
 pub(super) fn findings(policy: &Policy) -> Vec<Finding> {
     let position = policy.node(ROOT).position;
     let finding = |message: String| Finding { position, message, help: None };
     let mut findings = Vec::new();
-    if !policy.requesters().any(|barred| approves(policy, barred, Choice::Approve, &[])) {
-        findings.push(finding(
+    let mut left = PLAY_LIMIT;
+    // The first requester with whom it comes to approve, if any; nothing if that takes too long.
+    let mut first = |choice| {
+        for barred in policy.requesters() {
+            if play(policy, barred, choice, &[], &mut left)? {
+                return Some(Some(barred));
+            }
+        }
+        Some(None)
+    };
+    let too_long =
+        "the rule has so many nodes, windows and voters that it cannot be seen whether it could approve";
+    match first(Choice::Approve) {
+        Some(Some(_)) => {}
+        Some(None) => findings.push(finding(
             "the rule could never approve, not even if everybody approves as soon as he may".into(),
-        ));
+        )),
+        None => return vec![finding(too_long.into())],
     }
-    if may_hold_unapproved(policy, ROOT)
-        && let Some(barred) =
-            policy.requesters().find(|barred| approves(policy, *barred, Choice::Abstain, &[]))
-    {
+    if may_hold_unapproved(policy, ROOT) {
+        let Some(found) = first(Choice::Abstain) else { return vec![finding(too_long.into())] };
+        let Some(barred) = found else { return findings };
         let requester = match barred {
             None => String::new(),
             Some(voter) => format!(", if `{}` is the requester", policy.voter(voter).name),
@@ -41,6 +58,17 @@ pub(super) fn approves(
     choice: Choice,
     silent: &[VoterIndex],
 ) -> bool {
+    play(policy, barred, choice, silent, &mut u64::MAX.clone()).unwrap_or(false)
+}
+
+/// The same, as long as there are nodes and voters `left` to be looked at.
+fn play(
+    policy: &Policy,
+    barred: Option<VoterIndex>,
+    choice: Choice,
+    silent: &[VoterIndex],
+    left: &mut u64,
+) -> Option<bool> {
     let mut tally = Tally::barring(policy, barred, UnixMillis::new(0));
     let mut waiting: Vec<VoterIndex> =
         policy.indexes().filter(|voter| Some(*voter) != barred && !silent.contains(voter)).collect();
@@ -48,12 +76,13 @@ pub(super) fn approves(
     let mut now = 0;
     loop {
         match tally.visit(now, &mut |node, _, _| begun[usize::from(node.0)] = true) {
-            State::True(_) => return true,
-            State::False(_) => return false,
-            State::Open if now >= tally.end() => return false,
+            State::True(_) => return Some(true),
+            State::False(_) => return Some(false),
+            State::Open if now >= tally.end() => return Some(false),
             State::Open => {}
         }
         let before = waiting.len();
+        *left = left.checked_sub((before + policy.nodes.len()) as u64)?;
         waiting.retain(|voter| {
             let may = policy.seat(*voter).gates.iter().all(|gate| begun[usize::from(gate.0)]);
             if may {

@@ -50,7 +50,7 @@ impl Key {
         self.secret.sign_prehash(digest).unwrap()
     }
 
-    pub(super) fn toml(&self) -> String {
+    pub(crate) fn toml(&self) -> String {
         let point = self.public.point();
         let (x, y) = (encoding::encode(&point[1..33]), encoding::encode(&point[33..]));
         format!(r#"{{ kty = "EC", crv = "P-256", x = "{x}", y = "{y}" }}"#)

@@ -1,6 +1,7 @@
 //! What the linter refuses, where it says so, and what it only warns of.
 
 use super::{STAFF, policy, toml};
+use crate::contract::tests::ledger::Key;
 use crate::policy::Policy;
 
 /// What the linter says of a rule on line 5, column 8 and on; voters begin on line 6.
@@ -296,4 +297,39 @@ fn the_policies_of_the_vectors_are_lawful() {
     ] {
         policy("", rule, voters);
     }
+}
+
+#[test]
+fn a_name_is_compared_with_some_of_many_groups() {
+    let mut groups: Vec<String> = (0..300).map(|group| format!("group-{group}")).collect();
+    groups.push("zebra".into());
+    let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+    let voters: Vec<(&[&str], u64)> = groups.chunks(60).map(|groups| (groups, 1)).collect();
+    let rule = r#"{ at_least = 1, of = "zebre" }"#;
+    assert_eq!(refusal("", rule, &voters), "line 5, column 29: no voter is in the group `zebre`");
+    assert!(refusal("", rule, &voters[5..]).ends_with("; did you mean `zebra`?"));
+}
+
+#[test]
+fn a_rule_whose_futures_take_too_long_is_refused() {
+    let windows = |count: usize| {
+        let windows = (1..=count).map(|window| format!("{{ no_veto = \"c\", for = \"{window}s\" }}"));
+        let both = |first, second| {
+            let level = |group| format!("{{ at_least = 1, of = \"{group}\" }}");
+            format!("{{ then = [{}, {}] }}", level(first), level(second))
+        };
+        // Each waits for the other.
+        let rules =
+            [both("c", "d"), both("d", "c")].into_iter().chain(windows).collect::<Vec<_>>().join(", ");
+        let voter = |place: u8| {
+            let (key, group) = (Key::new(place).toml(), ["c", "d"][usize::from(place % 2)]);
+            format!("[[voter]]\nname = \"v{place}\"\nkey = {key}\ngroups = [\"{group}\"]\n")
+        };
+        let voters = (1..=80).map(voter).collect::<String>();
+        let rule = format!("{{ all = [{rules}] }}");
+        let text = format!("name = \"p\"\nkinds = [\"sign\"]\ndeadline = \"48h\"\nrule = {rule}\n{voters}");
+        Policy::parse(text.as_bytes()).expect_err("never").to_string()
+    };
+    assert!(windows(10).contains("could never approve"), "{}", windows(10));
+    assert!(windows(240).contains("it cannot be seen"), "{}", windows(240));
 }
