@@ -1,37 +1,24 @@
 //! Attachments on the process ledger: documents that subjects name by digest. They must be here before the start that leads
 //! to them, and a policy that its contract could not have is refused then (invariant I9).
 
-use serde::{Deserialize, Serialize};
-
 use super::layout::{self, Key};
 use super::process::ProcessContracts;
-use super::registry::Registry;
-use super::request::shown;
 use super::{Context, Rejection, State};
 use crate::digest::Digest;
 use crate::event::EventBytes;
-use crate::name::{DisplayText, Name};
+use crate::name::Name;
 use crate::policy::{DOCUMENT_LIMIT, Policy};
 use crate::policy_change::check_policy;
 use crate::subject::Subject;
 use crate::transaction::Transaction;
 
-/// Whether an attachment is a policy that its contract could have. The state keeps no documents, so this is found out when
-/// one comes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-enum Verdict {
-    /// It is one of this contract's.
-    PolicyOf(Name),
-    /// It is none, and why.
-    NoPolicy(DisplayText),
-}
-
 fn attachment_key(digest: &Digest) -> Key {
     Key::table("attachment").digest(digest)
 }
 
-fn verdict_key(digest: &Digest) -> Key {
+/// The contract that could have an attachment as its policy. The state keeps no documents, so this is found out when one
+/// comes. Why one is none is no part of the state: what a finding says is not the same in every version.
+fn policy_key(digest: &Digest) -> Key {
     Key::table("attached-policy").digest(digest)
 }
 
@@ -53,22 +40,13 @@ impl ProcessContracts {
             return Err(Rejection::new("already-attached", message));
         }
         layout::write(state, &attachment_key(&digest), &context.height);
-        if document.len() <= DOCUMENT_LIMIT {
-            let verdict = verdict(self.registry(), state, document);
-            layout::write(state, &verdict_key(&digest), &verdict);
+        if document.len() <= DOCUMENT_LIMIT
+            && let Ok(policy) = Policy::parse(document)
+            && check_policy(&self.registry().standing(state), policy.name(), &policy).is_ok()
+        {
+            layout::write(state, &policy_key(&digest), policy.name());
         }
         Ok(Vec::new())
-    }
-}
-
-fn verdict(registry: &Registry, state: &dyn State, document: &[u8]) -> Verdict {
-    let no_policy = |why: String| Verdict::NoPolicy(shown(&why));
-    match Policy::parse(document) {
-        Ok(policy) => match check_policy(&registry.standing(state), policy.name(), &policy) {
-            Ok(()) => Verdict::PolicyOf(policy.name().clone()),
-            Err(error) => no_policy(error.to_string()),
-        },
-        Err(error) => no_policy(error.findings().first().map_or(String::new(), ToString::to_string)),
     }
 }
 
@@ -88,11 +66,10 @@ pub(super) fn check_attachment(state: &dyn State, subject: &Subject) -> Result<(
         return Err(Rejection::new("unknown-attachment", message));
     }
     let Subject::ChangePolicy { contract, .. } = subject else { return Ok(()) };
-    let why = match layout::read(state, &verdict_key(digest)) {
-        Some(Verdict::PolicyOf(name)) if name == *contract => return Ok(()),
-        Some(Verdict::PolicyOf(name)) => format!("it is a policy of `{name}`"),
-        Some(Verdict::NoPolicy(why)) => why.to_string(),
-        None => format!("it has more than {DOCUMENT_LIMIT} bytes"),
+    let why = match layout::read::<Name>(state, &policy_key(digest)) {
+        Some(name) if name == *contract => return Ok(()),
+        Some(name) => format!("it is a policy of `{name}`"),
+        None => "`assent policy check` says why, unless it is that a voter's key has one role already".into(),
     };
     let message = format!("the document `{digest}` is no policy that `{contract}` could have: {why}");
     Err(Rejection::new("bad-policy", message))

@@ -276,8 +276,8 @@ fn a_policy_that_its_contract_could_not_have_is_refused_when_it_is_proposed() {
     let of_validator = good.replace(&world.voters[0].toml(), &Key::new(5).toml());
     let of_board = text(world.officers("\"record\""));
     for (document, why) in [
-        ("a file that is none", "no policy"),
-        (&never, "at_least"),
+        ("a file that is none", "`assent policy check`"),
+        (&never, "`assent policy check`"),
         (&of_contract, "one role"),
         (&of_validator, "one role"),
         (&of_board, "`board`"),
@@ -299,6 +299,16 @@ fn a_policy_that_its_contract_could_not_have_is_refused_when_it_is_proposed() {
     world.on_process(of_later).unwrap();
     let start = world.requester.sign(world.start_of("change-approval", "a"));
     assert_eq!(code(world.on_process(start.as_str())), "bad-policy");
+}
+
+#[test]
+fn an_attachment_that_is_no_policy_leaves_no_more_than_its_digest() {
+    let mut world = World::new();
+    let keys = |world: &World| world.processes.state.0.len();
+    let before = keys(&world);
+    world.on_process("a file that is none").unwrap();
+    world.on_process("name = \"release-approval\"").unwrap();
+    assert_eq!(keys(&world), before + 2);
 }
 
 #[test]
