@@ -33,6 +33,18 @@ pub enum PolicyChangeError {
         /// The last one.
         expected: Digest,
     },
+    /// It was approved before the one that it is to follow: that one came to be since, and nobody who approved knew of it.
+    #[error(
+        "the change of `{contract}` was decided at {found}, and the policy that it is to follow at {after}, not before it"
+    )]
+    Overtaken {
+        /// Whose.
+        contract: Name,
+        /// When it was decided.
+        found: UnixMillis,
+        /// When the last one was.
+        after: UnixMillis,
+    },
     /// Another document than the one that is named.
     #[error("the document is `{found}`, and the policy that `{contract}` is to have is `{expected}`")]
     Document {
@@ -85,6 +97,7 @@ impl PolicyChangeError {
         match self {
             PolicyChangeError::Unknown(_) => "unknown-contract",
             PolicyChangeError::From { .. } => "policy-not-in-force",
+            PolicyChangeError::Overtaken { .. } => "overtaken",
             PolicyChangeError::Document { .. } => "other-document",
             PolicyChangeError::Policy { .. } => "bad-policy",
             PolicyChangeError::Name { .. } => "other-contract",
@@ -95,21 +108,29 @@ impl PolicyChangeError {
     }
 }
 
-/// Checks that `from` is the last policy of a contract.
+/// Checks that `from` is the last policy of a contract, and was approved before the change that is to follow it. A policy can
+/// come back; what was approved when it was there before does not.
 ///
 /// # Errors
-/// [`PolicyChangeError::Unknown`], [`PolicyChangeError::From`]
+/// [`PolicyChangeError::Unknown`], [`PolicyChangeError::From`], [`PolicyChangeError::Overtaken`]
 pub fn check_from<'g>(
     standing: &Standing<'g>,
     contract: &Name,
     from: &Digest,
+    decided: UnixMillis,
 ) -> Result<&'g ContractEntry, PolicyChangeError> {
     let unknown = || PolicyChangeError::Unknown(contract.clone());
     let entry = standing.genesis().contract(contract).ok_or_else(unknown)?;
     let expected = standing.last_policy(entry);
-    match expected == *from {
-        true => Ok(entry),
-        false => Err(PolicyChangeError::From { contract: contract.clone(), found: *from, expected }),
+    if expected != *from {
+        return Err(PolicyChangeError::From { contract: contract.clone(), found: *from, expected });
+    }
+    match standing.policies(contract).last() {
+        Some(last) if decided <= last.decided => {
+            let (found, after) = (decided, last.decided);
+            Err(PolicyChangeError::Overtaken { contract: contract.clone(), found, after })
+        }
+        _ => Ok(entry),
     }
 }
 
@@ -180,5 +201,6 @@ pub fn confirm(
     if says.effective <= after || says.effective > act_by {
         return Err(PolicyChangeError::Effective { found: says.effective, after, by: act_by });
     }
-    Ok(AdoptedPolicy { digest: *to, earliest: says.effective, latest: says.effective })
+    let (decided, effective) = (approval.decided, says.effective);
+    Ok(AdoptedPolicy { digest: *to, decided, earliest: effective, latest: effective })
 }

@@ -36,6 +36,8 @@ impl fmt::Display for KeyName {
 pub struct AdoptedPolicy {
     /// The digest of its document.
     pub digest: Digest,
+    /// When it was approved.
+    pub decided: UnixMillis,
     /// The moment from which it may be in force.
     pub earliest: UnixMillis,
     /// The moment from which the one before it is not. The same, where the statement of the change is known; who knows of

@@ -365,7 +365,7 @@ fn adopt(
     documents: &mut BTreeMap<Digest, Arc<Policy>>,
 ) -> Result<BTreeMap<Name, AwaitedPolicy>, StoreError> {
     let mut awaited = BTreeMap::new();
-    for PolicyRow { request, contract, says, document, act_by, is_signed } in store.policies()? {
+    for PolicyRow { request, decided, contract, says, document, act_by, is_signed } in store.policies()? {
         let effective = says.effective;
         let digest = Digest::of(&document);
         let policy = match documents.get(&digest) {
@@ -382,7 +382,7 @@ fn adopt(
         }
         successions.learn(policy);
         let (earliest, latest) = (effective, effective);
-        successions.adopt(contract, AdoptedPolicy { digest, earliest, latest });
+        successions.adopt(contract, AdoptedPolicy { digest, decided, earliest, latest });
     }
     Ok(awaited)
 }

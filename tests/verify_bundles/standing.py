@@ -181,6 +181,8 @@ class Standing:
             changes = self.policies.setdefault(name, [])
             last = changes[-1].subject["to"] if changes else self.genesis.policies[name].digest
             require(change.subject["from"] == last, f"it changes another policy of {name} than the last")
+            is_later = not changes or changes[-1].decided < change.decided
+            require(is_later, f"it was decided before the policy of {name} that it is to follow")
             changes.append(change)
 
     def finish(self):

@@ -103,8 +103,9 @@ fn follow(
             Thing::Key(transition.key)
         }
         Act::ChangePolicy { contract, from, to } => {
-            policy_change::check_from(standing, &contract, &from)?;
-            let adopted = AdoptedPolicy { digest: to, earliest: decided, latest: action.act_by };
+            policy_change::check_from(standing, &contract, &from, decided)?;
+            let (earliest, latest) = (decided, action.act_by);
+            let adopted = AdoptedPolicy { digest: to, decided, earliest, latest };
             standing.adopt(contract.clone(), adopted);
             relies_on.push(Thing::Policy(contract.clone(), from));
             Thing::Policy(contract, to)

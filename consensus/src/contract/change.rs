@@ -46,6 +46,8 @@ pub struct RecordedPolicy {
     pub change: Jws,
     /// The request that approved it.
     pub request: RequestId,
+    /// When that was decided.
+    pub decided: UnixMillis,
     /// The height of `changed`.
     pub height: u64,
 }
@@ -130,15 +132,16 @@ fn adopt(
         return Err(Rejection::new("no-document", message));
     };
     let standing = registry.standing(state);
-    policy_change::check_from(&standing, contract, from).map_err(rejected)?;
+    policy_change::check_from(&standing, contract, from, approval.decided).map_err(rejected)?;
     policy_change::check_document(&standing, contract, to, document).map_err(rejected)?;
     policy_change::confirm(&standing, change, (contract, to), approval, act_by).map_err(rejected)?;
 
     let mut list = policies(state, contract);
     let (says, height) = (Change::clone(change), context.height);
-    list.push(RecordedPolicy { says, to: *to, change: change.jws().clone(), request, height });
+    let (to, decided) = (*to, approval.decided);
+    list.push(RecordedPolicy { says, to, change: change.jws().clone(), request, decided, height });
     layout::write(state, &Key::table(POLICIES).part(contract.as_str()), &list);
-    state.put(document_key(contract, to).as_bytes(), document.clone());
+    state.put(document_key(contract, &to).as_bytes(), document.clone());
     Ok(())
 }
 

@@ -184,13 +184,14 @@ impl Registry {
         }
         for recorded in change::all_policies(state) {
             let Some(contract) = recorded.contract() else { continue };
-            let RecordedPolicy { says, to, .. } = &recorded;
+            let RecordedPolicy { says, to, decided, .. } = &recorded;
             let document = policy_document(state, contract, to);
             if let Some(policy) = document.and_then(|document| self.read(to, &document)) {
                 successions.learn(policy);
             }
             let (earliest, latest) = (says.effective, says.effective);
-            successions.adopt(contract.clone(), AdoptedPolicy { digest: *to, earliest, latest });
+            let (digest, decided) = (*to, *decided);
+            successions.adopt(contract.clone(), AdoptedPolicy { digest, decided, earliest, latest });
         }
         Standing::new(&self.genesis, Arc::new(successions))
     }

@@ -95,7 +95,7 @@ impl ApprovedChanges {
         let genesis = self.genesis()?;
         let standing = Standing::new(&genesis, self.pins.successions());
         let PolicyChange { mandate, contract, from, policy, subject, act_by } = change;
-        check_from(&standing, contract, from)?;
+        check_from(&standing, contract, from, mandate.decided)?;
         self.check_not_ordered(mandate.request)?;
         let approval = Approval {
             contract: &mandate.governor,
@@ -115,9 +115,10 @@ impl ApprovedChanges {
             let says = Change { deployment, subject: subject.clone(), decision, effective };
             confirm(&standing, &says, (contract, &policy.digest()), &approval, *act_by)?;
             let (contract, document) = (contract.clone(), policy.document().to_vec());
-            let (request, act_by) = (mandate.request, *act_by);
+            let (request, decided, act_by) = (mandate.request, mandate.decided, *act_by);
             let row = PolicyRow {
                 request,
+                decided,
                 contract,
                 says: says.clone(),
                 document,

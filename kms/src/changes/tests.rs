@@ -8,7 +8,7 @@ use assent_consensus::message::{Change, KeyTransition, KeyVersion, TransitionRea
 use assent_consensus::standing::Standing;
 use assent_consensus::time::UnixMillis;
 
-use super::{LEAD, Rotation};
+use super::{LEAD, PolicyChange, Rotation};
 use crate::life::LimitsChange;
 use crate::pins::KeyState;
 use crate::signing::{KeyName, Order, Purpose, SigningError};
@@ -200,6 +200,11 @@ fn policies(kms: &SmallKms) -> Vec<Digest> {
     vec![at(0), at(LEAD.get()), at(DAY)]
 }
 
+fn decided_later(mut change: PolicyChange) -> PolicyChange {
+    change.mandate.decided = UnixMillis::new(NOW + 1);
+    change
+}
+
 #[tokio::test]
 async fn a_change_of_a_policy_that_is_cut_short_anywhere_goes_on_where_it_stopped() {
     let mut cut_short = 0;
@@ -240,7 +245,10 @@ async fn a_policy_follows_the_last_one_and_no_other() {
     kms.changes().change_policy(policy_change(1, None)).await.expect("done");
     let second = kms.changes().change_policy(policy_change(2, None)).await.expect_err("another was first");
     assert_eq!((second.reason(), second.is_retry()), ("policy-not-in-force", false));
-    kms.changes().change_policy(policy_change(3, Some(1))).await.expect("it follows that");
+    let again = kms.changes().change_policy(policy_change(3, Some(1))).await.expect_err("both at once");
+    assert_eq!(again.reason(), "overtaken");
+    let third = decided_later(policy_change(3, Some(1)));
+    kms.changes().change_policy(third).await.expect("it follows that");
     let changes: Vec<_> = kms.store().policies().expect("read").into_iter().map(|row| row.says).collect();
     assert_eq!(changes.len(), 2);
     assert!(changes[0].effective < changes[1].effective, "each is in force for a while");

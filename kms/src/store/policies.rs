@@ -15,6 +15,8 @@ use super::{Batch, Store, StoreError, integer, sql};
 pub struct PolicyRow {
     /// What approved it.
     pub request: RequestId,
+    /// When that was decided.
+    pub decided: UnixMillis,
     /// Whose it is.
     pub contract: Name,
     /// What the governing contract says.
@@ -52,6 +54,7 @@ impl Store {
             let request: [u8; 32] = self.sql(row.get(5))?;
             policies.push(PolicyRow {
                 request: RequestId(Digest::from_bytes(request)),
+                decided: UnixMillis::new(self.sql(row.get::<_, i64>(6))?.cast_unsigned()),
                 contract: contract.parse().map_err(|_| self.damaged("a contract's name is none"))?,
                 says: self.change(&self.sql(row.get::<_, Vec<u8>>(1))?)?,
                 document: self.sql(row.get(2))?,
@@ -76,7 +79,10 @@ impl Batch<'_> {
         let contract = row.contract.as_str();
         self.run(sql::DROP_UNSIGNED_POLICY, [contract])?;
         let (says, document, act_by) = (json::write(&row.says), &row.document, integer(row.act_by.get()));
-        self.run(sql::INSERT_POLICY, (row.request.0.as_bytes(), contract, says, document, act_by))
+        self.run(
+            sql::INSERT_POLICY,
+            (row.request.0.as_bytes(), contract, says, document, act_by, integer(row.decided.get())),
+        )
     }
 
     /// Puts the message of a change beside its policy, by which the contract's keys are used from now on.

@@ -4,7 +4,7 @@
 pub(crate) const APPLICATION_ID: i64 = 0x4173_4b6d;
 
 /// Migration n leads from `PRAGMA user_version` n to n + 1.
-pub(crate) const MIGRATIONS: [&str; 9] = ["
+pub(crate) const MIGRATIONS: [&str; 10] = ["
 -- `pending` is the epoch that is being put on the token.
 CREATE TABLE kms (
     one      INTEGER PRIMARY KEY CHECK (one = 1),
@@ -152,6 +152,9 @@ CREATE TABLE result (
 ) STRICT;
 INSERT INTO result SELECT intent, result FROM duty WHERE result IS NOT NULL;
 ALTER TABLE duty DROP COLUMN result;
+", "
+-- When it was approved.
+ALTER TABLE policy ADD COLUMN decided INTEGER NOT NULL DEFAULT 0;
 "];
 
 pub(crate) const INSERT_KMS: &str = "INSERT INTO kms (one, instance, epoch, pending) VALUES (1, ?1, 0, NULL)";
@@ -206,10 +209,11 @@ pub(crate) const TRANSITIONS: &str =
     "SELECT says FROM transition WHERE new IS NOT NULL ORDER BY kind, name, version";
 
 pub(crate) const POLICY: &str = "SELECT says FROM policy WHERE request = ?1";
-pub(crate) const POLICIES: &str = "SELECT contract, says, document, act_by, message IS NOT NULL, request FROM policy ORDER BY contract, place";
+pub(crate) const POLICIES: &str = "SELECT contract, says, document, act_by, message IS NOT NULL, request, decided FROM policy ORDER BY contract, place";
 pub(crate) const DROP_UNSIGNED_POLICY: &str = "DELETE FROM policy WHERE contract = ?1 AND message IS NULL";
-pub(crate) const INSERT_POLICY: &str = "INSERT INTO policy (request, contract, place, says, document, act_by)
-    SELECT ?1, ?2, count(*) + 1, ?3, ?4, ?5 FROM policy WHERE contract = ?2";
+pub(crate) const INSERT_POLICY: &str =
+    "INSERT INTO policy (request, contract, place, says, document, act_by, decided)
+    SELECT ?1, ?2, count(*) + 1, ?3, ?4, ?5, ?6 FROM policy WHERE contract = ?2";
 pub(crate) const COMPLETE_POLICY: &str = "UPDATE policy SET message = ?2 WHERE request = ?1";
 pub(crate) const PIN_POLICY: &str = "UPDATE key SET policy = ?2
     WHERE governed_by = ?1 OR (governed_by IS NULL AND kind = 'contract' AND name = ?1)";

@@ -104,7 +104,7 @@ fn a_request_that_was_not_opened_while_its_policy_was_in_force_proves_nothing() 
     let mut standing = Standing::new(&world.genesis, Arc::default());
     let (digest, earliest, latest) =
         (Digest::of(&after.policy.0), UnixMillis::new(decided), UnixMillis::new(lapses));
-    standing.adopt(contract, AdoptedPolicy { digest, earliest, latest });
+    standing.adopt(contract, AdoptedPolicy { digest, decided: earliest, earliest, latest });
     let opened_at = |bundle: &Bundle, opened: u64| {
         let mut bundle = bundle.clone();
         let mut says: VoteRequest = payload(&bundle.vote_request);

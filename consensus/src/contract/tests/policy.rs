@@ -8,7 +8,7 @@ use crate::encoding::Bytes;
 use crate::event::{CaseOutcome, EventBytes, ProcessEvent};
 use crate::header::Inclusion;
 use crate::json;
-use crate::jws::Jws;
+use crate::jws::{Jws, Signed};
 use crate::message::{Change, KeyVersion, RequestId};
 use crate::policy::Policy;
 use crate::subject::Subject;
@@ -243,6 +243,23 @@ fn of_two_changes_from_one_policy_the_second_is_refused() {
     let fourth = world.start("release-signing", "fourth");
     world.call(fourth).unwrap();
     assert_eq!(world.state(fourth), RequestState::Called);
+}
+
+#[test]
+fn what_was_approved_before_a_policy_came_back_does_not_follow_it() {
+    let mut world = World::new();
+    let (old, lighter) = (world.policy("release-approval").document().to_vec(), world.lighter());
+    let still = lighter_still(&lighter);
+    let stale = world.approve_change("release-approval", "stale", &still);
+    let stale = world.contract.sign(stale);
+    world.change_policy("release-approval", "there", &lighter);
+    assert_eq!(code(world.send_change(&stale, Some(&still))), "policy-not-in-force");
+    world.change_policy("release-approval", "back", &old);
+    let now = Signed::<Change>::from_jws(stale).unwrap().unverified().clone();
+    let late = world.contract.sign(Change { effective: UnixMillis::new(world.now + HOUR), ..now });
+    assert_eq!(code(world.send_change(&late, Some(&still))), "overtaken");
+    // What is approved now does.
+    world.change_policy("release-approval", "again", &lighter_still(&still));
 }
 
 #[test]

@@ -30,7 +30,7 @@ impl World {
         let policy = Arc::new(Policy::parse(&self.proposed).unwrap());
         let mut successions = Successions::default();
         let (earliest, latest) = (UnixMillis::new(effective), UnixMillis::new(effective));
-        let adopted = AdoptedPolicy { digest: policy.digest(), earliest, latest };
+        let adopted = AdoptedPolicy { digest: policy.digest(), decided: earliest, earliest, latest };
         successions.learn(policy);
         successions.adopt(name("release-approval"), adopted);
         self.books.pages().successions = Arc::new(successions);
@@ -146,7 +146,7 @@ async fn what_only_the_next_policy_decides_waits_for_it() {
     let again = Arc::new(Policy::parse(proposed.as_bytes()).unwrap());
     let later = UnixMillis::new(world.now() + 5_000);
     successions.learn(again.clone());
-    let adopted = AdoptedPolicy { digest: again.digest(), earliest: later, latest: later };
+    let adopted = AdoptedPolicy { digest: again.digest(), decided: later, earliest: later, latest: later };
     successions.adopt(name("release-approval"), adopted);
     world.books.pages().successions = Arc::new(successions);
     let (start, call) = world.case("release-signing", "3");
