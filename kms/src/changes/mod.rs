@@ -34,6 +34,9 @@ pub use rotation::{Rotated, Rotation};
 /// How long before it comes into force a new version or policy is made known, so that the logs know of it when it is first
 /// used.
 const LEAD: Millis = Millis::from_secs(5);
+/// How long before it lapses a change is begun at the latest, so that the logs can record it: what the KMS goes by and the
+/// logs do not is of no use to anybody.
+const MARGIN: Millis = Millis::from_secs(10 * 60);
 
 /// What something is changed by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +51,8 @@ pub struct Mandate {
     pub decision: Digest,
     /// When it was decided.
     pub decided: UnixMillis,
+    /// Until when it may be done.
+    pub act_by: UnixMillis,
 }
 
 /// A change that was done by a statement of the governing contract.
@@ -145,6 +150,17 @@ impl ApprovedChanges {
 }
 
 impl Mandate {
+    /// Refuses to begin what would lapse before the logs have it, if the node is away for a while. Where there is little time
+    /// for all of it, a quarter of it must be left.
+    fn check_in_time(&self, now: UnixMillis) -> Result<(), SigningError> {
+        let whole = self.act_by.get().saturating_sub(self.decided.get());
+        let margin = MARGIN.get().min(whole / 4);
+        match now.get().saturating_add(margin) < self.act_by.get() {
+            true => Ok(()),
+            false => Err(SigningError::Lapsing { request: self.request, act_by: self.act_by }),
+        }
+    }
+
     /// The governing contract's key in the version that approved.
     fn key(&self) -> (KeyName, KeyVersion) {
         (KeyName::Contract(self.governor.clone()), self.governor_version)

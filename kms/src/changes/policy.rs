@@ -39,8 +39,6 @@ pub struct PolicyChange {
     pub policy: Arc<Policy>,
     /// The subject, as it was approved.
     pub subject: Subject,
-    /// Until when it may be done.
-    pub act_by: UnixMillis,
 }
 
 impl ApprovedChanges {
@@ -94,7 +92,8 @@ impl ApprovedChanges {
     async fn fix(&self, change: &PolicyChange) -> Result<Change, SigningError> {
         let genesis = self.genesis()?;
         let standing = Standing::new(&genesis, self.pins.successions());
-        let PolicyChange { mandate, contract, from, policy, subject, act_by } = change;
+        let PolicyChange { mandate, contract, from, policy, subject } = change;
+        mandate.check_in_time((self.clock)())?;
         check_from(&standing, contract, from, mandate.decided)?;
         self.check_not_ordered(mandate.request)?;
         let approval = Approval {
@@ -113,9 +112,9 @@ impl ApprovedChanges {
             let effective = (self.clock)().after(LEAD).max(after);
             let (deployment, decision) = (genesis.id(), mandate.decision);
             let says = Change { deployment, subject: subject.clone(), decision, effective };
-            confirm(&standing, &says, (contract, &policy.digest()), &approval, *act_by)?;
+            confirm(&standing, &says, (contract, &policy.digest()), &approval, mandate.act_by)?;
             let (contract, document) = (contract.clone(), policy.document().to_vec());
-            let (request, decided, act_by) = (mandate.request, mandate.decided, *act_by);
+            let (request, decided, act_by) = (mandate.request, mandate.decided, mandate.act_by);
             let row = PolicyRow {
                 request,
                 decided,

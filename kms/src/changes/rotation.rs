@@ -95,6 +95,7 @@ impl ApprovedChanges {
 
     /// Generates the next version, unless that was done before, and writes down what the transition says.
     async fn begin(&self, genesis: &Genesis, rotation: &Rotation) -> Result<KeyTransition, SigningError> {
+        rotation.mandate.check_in_time((self.clock)())?;
         let key = &rotation.key;
         let unknown = |version| SigningError::UnknownKey { key: key.clone(), version };
         let rows = || self.pins.keys().into_iter().filter(|row| row.name == *key);

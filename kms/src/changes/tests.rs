@@ -8,7 +8,7 @@ use assent_consensus::message::{Change, KeyTransition, KeyVersion, TransitionRea
 use assent_consensus::standing::Standing;
 use assent_consensus::time::UnixMillis;
 
-use super::{LEAD, PolicyChange, Rotation};
+use super::{LEAD, MARGIN, Mandate, PolicyChange, Rotation};
 use crate::life::LimitsChange;
 use crate::pins::KeyState;
 use crate::signing::{KeyName, Order, Purpose, SigningError};
@@ -279,12 +279,21 @@ async fn a_change_that_was_never_signed_keeps_no_other_from_being_done() {
 }
 
 #[tokio::test]
-async fn a_policy_whose_approval_lapses_before_it_could_be_in_force_is_not_put_there() {
+async fn what_would_lapse_before_the_logs_have_it_is_not_begun() {
     let kms = SmallKms::pinned().await;
-    kms.set_clock(DAY - LEAD.get() + 1);
+    kms.set_clock(DAY - MARGIN.get());
     let late = kms.changes().change_policy(policy_change(1, None)).await.expect_err("too late");
-    assert_eq!((late.reason(), late.is_retry()), ("wrong-effective", false));
+    assert_eq!((late.reason(), late.is_retry()), ("lapsing", false));
     assert!(kms.store().policies().expect("read").is_empty());
+    let rotation = rotation(2, TransitionReason::Rotation);
+    let mandate = Mandate { act_by: UnixMillis::new(NOW + DAY), ..rotation.mandate };
+    let short = Rotation { mandate, ..rotation };
+    let late = kms.changes().rotate(short.clone()).await.expect_err("too late");
+    assert_eq!(late.reason(), "lapsing");
+    assert_eq!(kms.pins.keys().len(), 2, "no key was generated");
+    kms.set_clock(DAY - MARGIN.get() - 1);
+    kms.changes().rotate(short).await.expect("in time");
+    kms.changes().change_policy(policy_change(1, None)).await.expect("in time");
 }
 
 #[tokio::test]

@@ -67,17 +67,19 @@ impl Checker {
                 // Whether another is on record shows when this one's intent is to be put there.
                 Ok(Task::Sign(Prepared::artifact(&entry.name, &key, artifact)))
             }
-            Act::RotateKey { key, reason } => Ok(Task::Rotate(self.rotation(&approval, key, reason)?)),
+            Act::RotateKey { key, reason } => {
+                let mandate = mandate(&approval, action.act_by);
+                Ok(Task::Rotate(self.rotation(mandate, key, reason)?))
+            }
             Act::DestroyKey { key, version } => {
-                let (mandate, subject) = (mandate(&approval), approval.subject().clone());
+                let (mandate, subject) = (mandate(&approval, action.act_by), approval.subject().clone());
                 let grace = self.grace;
                 Ok(Task::Destroy(Destruction { mandate, key, version, subject, grace }))
             }
             Act::ChangePolicy { contract, from, to } => {
                 let policy = self.proposed(approval.contract, &contract, &to, document)?;
-                let (mandate, subject) = (mandate(&approval), approval.subject().clone());
-                let act_by = action.act_by;
-                Ok(Task::ChangePolicy(PolicyChange { mandate, contract, from, policy, subject, act_by }))
+                let (mandate, subject) = (mandate(&approval, action.act_by), approval.subject().clone());
+                Ok(Task::ChangePolicy(PolicyChange { mandate, contract, from, policy, subject }))
             }
         }
     }
@@ -85,7 +87,7 @@ impl Checker {
     /// What an approved rotation makes of a key.
     fn rotation(
         &self,
-        approval: &VerifiedBundle<'_>,
+        mandate: Mandate,
         key: KeyName,
         reason: TransitionReason,
     ) -> Result<Rotation, Refused> {
@@ -97,7 +99,7 @@ impl Checker {
                 format!("{key} signs by {algorithm}, and a key transition can name ES256 keys alone");
             return Err(Refused::person("other-algorithm", message));
         }
-        Ok(Rotation { mandate: mandate(approval), key, reason, grace: self.grace })
+        Ok(Rotation { mandate, key, reason, grace: self.grace })
     }
 
     /// The policy that was approved, which comes with the duty: its digest is what the voters signed for.
@@ -159,7 +161,7 @@ impl Checker {
     }
 }
 
-fn mandate(approval: &VerifiedBundle<'_>) -> Mandate {
+fn mandate(approval: &VerifiedBundle<'_>, act_by: UnixMillis) -> Mandate {
     let decision = &approval.decision;
     Mandate {
         request: decision.request,
@@ -167,6 +169,7 @@ fn mandate(approval: &VerifiedBundle<'_>) -> Mandate {
         governor_version: decision.key_version,
         decision: decision.digest(),
         decided: decision.decided,
+        act_by,
     }
 }
 

@@ -86,7 +86,9 @@ impl From<SigningError> for Refused {
     fn from(error: SigningError) -> Refused {
         let remedy = if error.is_retry() { Remedy::Time } else { Remedy::Person };
         let is_verdict = match error {
-            SigningError::Conflict { .. } | SigningError::PolicyChange(_) => true,
+            SigningError::Conflict { .. } | SigningError::Lapsing { .. } | SigningError::PolicyChange(_) => {
+                true
+            }
             SigningError::KeyNotActive { .. } => remedy == Remedy::Person,
             _ => false,
         };

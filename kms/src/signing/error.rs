@@ -83,6 +83,17 @@ pub enum SigningError {
         /// Its state.
         state: KeyState,
     },
+    /// Too little time is left for what was approved.
+    #[error(
+        "what the request `{request}` approved lapses at {}, too soon for both logs to record it: ask again",
+        Moment(*.act_by)
+    )]
+    Lapsing {
+        /// The request.
+        request: RequestId,
+        /// When it lapses.
+        act_by: UnixMillis,
+    },
     /// A policy that may not follow the one before it.
     #[error(transparent)]
     PolicyChange(#[from] PolicyChangeError),
@@ -122,6 +133,7 @@ impl SigningError {
             },
             SigningError::RateReached { .. } => "rate-reached",
             SigningError::KeyInUse { .. } => "key-in-use",
+            SigningError::Lapsing { .. } => "lapsing",
             SigningError::PolicyChange(error) => error.reason(),
             SigningError::WrongSignature(_) => "wrong-signature",
         }

@@ -157,8 +157,8 @@ pub(crate) fn policy_change(request: u8, from: Option<u8>) -> PolicyChange {
     let policy = Arc::new(Policy::parse(of_request(request).as_bytes()).expect("a policy"));
     let (contract, to) = (governor(), policy.digest());
     let subject = Subject::ChangePolicy { contract: contract.clone(), from, to, context: None };
-    let act_by = UnixMillis::new(NOW + DAY);
-    PolicyChange { mandate: mandate(request), contract, from, policy, subject, act_by }
+    let mandate = Mandate { act_by: UnixMillis::new(NOW + DAY), ..mandate(request) };
+    PolicyChange { mandate, contract, from, policy, subject }
 }
 
 pub(crate) fn governor() -> Name {
@@ -177,6 +177,7 @@ pub(crate) fn mandate(request: u8) -> Mandate {
         governor_version: KeyVersion::first(),
         decision: Digest::of(&[request, request]),
         decided: UnixMillis::new(NOW),
+        act_by: UnixMillis::new(NOW + 1_000 * DAY),
     }
 }
 

@@ -56,7 +56,7 @@ async fn an_approved_policy_is_put_into_force_as_it_was_approved() {
     assert_eq!(change.from, Digest::of(&bundle.policy.0));
     assert_eq!((&change.contract, &change.subject), (&name("release-approval"), &asked.vote_request.subject));
     assert_eq!(change.mandate.decision, bundle.decision.digest());
-    assert_eq!(change.act_by.get() - change.mandate.decided.get(), 7 * 24 * HOUR);
+    assert_eq!(change.mandate.act_by.get() - change.mandate.decided.get(), 7 * 24 * HOUR);
 }
 
 #[tokio::test]
