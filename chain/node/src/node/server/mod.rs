@@ -14,8 +14,11 @@ mod status;
 mod submit;
 mod waiting;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
+use assent_consensus::digest::Digest;
+use assent_consensus::policy::Policy;
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{StatusCode, header};
@@ -44,6 +47,8 @@ pub struct Api {
     readers: Arc<Semaphore>,
     /// Bounds how much memory calls take.
     bodies: Semaphore,
+    /// Policies since genesis that were read before, by digest: a list asks for the same one with each of its entries.
+    policies: Mutex<BTreeMap<Digest, Arc<Policy>>>,
     /// Set when the node stops, so that nobody is kept waiting.
     stop: watch::Receiver<bool>,
 }
@@ -62,6 +67,7 @@ impl Api {
             book,
             readers: Arc::new(Semaphore::new(READERS)),
             bodies: Semaphore::new(BODIES),
+            policies: Mutex::default(),
             stop,
         }
     }
