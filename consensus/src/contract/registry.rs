@@ -1,7 +1,6 @@
 //! What a contract looks up: contracts, policies, processes, keys and validators of its deployment, one function each.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::change::{self, RecordedPolicy, policy_document};
 use super::rotation::{self, transitions};
@@ -14,7 +13,7 @@ use crate::jwk::PublicKey;
 use crate::message::{DeploymentId, KeyVersion};
 use crate::name::Name;
 use crate::operational_key::VerificationKey;
-use crate::policy::Policy;
+use crate::policy::{Policy, ReadPolicies};
 use crate::process::Process;
 use crate::standing::{AdoptedPolicy, KeyName, Standing, Successions, compromised_at, version_at};
 use crate::subject::Subject;
@@ -25,13 +24,13 @@ use crate::transition;
 pub(super) struct Registry {
     genesis: Arc<Genesis>,
     chain: Name,
-    /// Documents of the state that were read before: what a document says depends on its bytes alone.
-    read: Mutex<BTreeMap<Digest, Arc<Policy>>>,
+    /// It is asked for what the state has, and nothing else.
+    read: ReadPolicies,
 }
 
 impl Registry {
     pub(super) fn new(genesis: Arc<Genesis>, chain: Name) -> Registry {
-        Registry { genesis, chain, read: Mutex::default() }
+        Registry { genesis, chain, read: ReadPolicies::default() }
     }
 
     pub(super) fn deployment(&self) -> DeploymentId {
@@ -89,21 +88,10 @@ impl Registry {
             return Ok(contract.policy.clone());
         }
         let document = policy_document(state, &contract.name, digest);
-        document.and_then(|document| self.read(digest, &document)).ok_or_else(|| {
+        document.and_then(|document| self.read.read(digest, || Some(document))).ok_or_else(|| {
             let message = format!("the contract `{}` has no policy `{digest}`", contract.name);
             Rejection::new("unknown-policy", message)
         })
-    }
-
-    /// The policy that a document of the state says.
-    pub(super) fn read(&self, digest: &Digest, document: &[u8]) -> Option<Arc<Policy>> {
-        let known = || self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(policy) = known().get(digest) {
-            return Some(policy.clone());
-        }
-        let policy = Arc::new(Policy::parse(document).ok()?);
-        known().insert(*digest, policy.clone());
-        Some(policy)
     }
 
     /// The policy of a contract that is in force at a moment.
@@ -186,7 +174,7 @@ impl Registry {
             let Some(contract) = recorded.contract() else { continue };
             let RecordedPolicy { says, to, decided, .. } = &recorded;
             let document = policy_document(state, contract, to);
-            if let Some(policy) = document.and_then(|document| self.read(to, &document)) {
+            if let Some(policy) = document.and_then(|document| self.read.read(to, || Some(document))) {
                 successions.learn(policy);
             }
             let (earliest, latest) = (says.effective, says.effective);

@@ -17,6 +17,7 @@ pub(crate) mod table;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::digest::Digest;
 use crate::jwk::{PublicKey, Thumbprint};
@@ -43,6 +44,24 @@ pub const DEPTH_LIMIT: usize = 16;
 pub const FINDING_LIMIT: usize = 100;
 /// The largest weight that a voter may have.
 pub const WEIGHT_LIMIT: u64 = 1_000_000_000;
+
+/// Policies that were read before, by digest: what a document says depends on its bytes alone.
+#[derive(Default)]
+pub struct ReadPolicies(Mutex<BTreeMap<Digest, Arc<Policy>>>);
+
+impl ReadPolicies {
+    /// The policy of this digest; `document` gives its document, if it was not read before. Nothing if there is none, or if
+    /// it is no policy.
+    pub fn read(&self, digest: &Digest, document: impl FnOnce() -> Option<Vec<u8>>) -> Option<Arc<Policy>> {
+        let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(policy) = known().get(digest) {
+            return Some(policy.clone());
+        }
+        let policy = Arc::new(Policy::parse(&document()?).ok()?);
+        known().insert(*digest, policy.clone());
+        Some(policy)
+    }
+}
 
 /// The rules and the electorate of a consensus contract, parsed and linted: there is none that could never approve, or
 /// could approve with no approving ballot.

@@ -14,11 +14,9 @@ mod status;
 mod submit;
 mod waiting;
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use assent_consensus::digest::Digest;
-use assent_consensus::policy::Policy;
+use assent_consensus::policy::ReadPolicies;
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{StatusCode, header};
@@ -47,8 +45,8 @@ pub struct Api {
     readers: Arc<Semaphore>,
     /// Bounds how much memory calls take.
     bodies: Semaphore,
-    /// Policies since genesis that were read before, by digest: a list asks for the same one with each of its entries.
-    policies: Mutex<BTreeMap<Digest, Arc<Policy>>>,
+    /// A list asks for the same policy with each of its entries.
+    policies: ReadPolicies,
     /// Set when the node stops, so that nobody is kept waiting.
     stop: watch::Receiver<bool>,
 }
@@ -67,7 +65,7 @@ impl Api {
             book,
             readers: Arc::new(Semaphore::new(READERS)),
             bodies: Semaphore::new(BODIES),
-            policies: Mutex::default(),
+            policies: ReadPolicies::default(),
             stop,
         }
     }

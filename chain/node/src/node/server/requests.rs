@@ -1,6 +1,6 @@
 //! Requests as the API shows them.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use assent_consensus::bundle::Lineage;
 use assent_consensus::contract::query::{self, Filter, RequestRecord};
@@ -294,13 +294,7 @@ fn policy(api: &Api, state: &Snapshot, record: &RequestRecord) -> Option<Arc<Pol
     if of_genesis.digest() == digest {
         return Some(of_genesis.clone());
     }
-    let known = || api.policies.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(policy) = known().get(&digest) {
-        return Some(policy.clone());
-    }
-    let policy = Policy::parse(&query::policy_document(state, name, &digest)?).ok().map(Arc::new)?;
-    known().insert(digest, policy.clone());
-    Some(policy)
+    api.policies.read(&digest, || query::policy_document(state, name, &digest))
 }
 
 fn tally<'p>(policy: &'p Policy, opened: &record::Opened, counted: &[CountedMessage]) -> Tally<'p> {
