@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use crate::digest::Digest;
-use crate::genesis::{ContractEntry, Role, RoleConflict};
+use crate::genesis::{Role, RoleConflict};
 use crate::message::Change;
 use crate::name::Name;
 use crate::policy::{Policy, PolicyError};
@@ -113,12 +113,12 @@ impl PolicyChangeError {
 ///
 /// # Errors
 /// [`PolicyChangeError::Unknown`], [`PolicyChangeError::From`], [`PolicyChangeError::Overtaken`]
-pub fn check_from<'g>(
-    standing: &Standing<'g>,
+pub fn check_from(
+    standing: &Standing<'_>,
     contract: &Name,
     from: &Digest,
     decided: UnixMillis,
-) -> Result<&'g ContractEntry, PolicyChangeError> {
+) -> Result<(), PolicyChangeError> {
     let unknown = || PolicyChangeError::Unknown(contract.clone());
     let entry = standing.genesis().contract(contract).ok_or_else(unknown)?;
     let expected = standing.last_policy(entry);
@@ -130,7 +130,7 @@ pub fn check_from<'g>(
             let (found, after) = (decided, last.decided);
             Err(PolicyChangeError::Overtaken { contract: contract.clone(), found, after })
         }
-        _ => Ok(entry),
+        _ => Ok(()),
     }
 }
 

@@ -6,7 +6,6 @@ use assent_consensus::subject::Subject;
 use assent_consensus::time::{Millis, UnixMillis};
 
 use super::{ApprovedChanges, Changed, Mandate, set_state};
-use crate::device::DeviceError;
 use crate::life;
 use crate::pins::KeyState;
 use crate::signing::{KeyName, Purpose, SigningError};
@@ -53,12 +52,7 @@ impl ApprovedChanges {
         };
         let (change, audit) = self.sign(Purpose::Change, mandate.request, mandate.key(), says).await?;
         if row.state != KeyState::Destroyed {
-            let object = row.object;
-            match self.devices.get(&row.device)?.run(move |device| device.destroy(object)).await {
-                // A destruction that was cut short got so far.
-                Ok(()) | Err(DeviceError::NoKey(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
+            self.destroy_on_device(&row).await?;
             let (name, at) = (key.clone(), (self.clock)());
             let why = format!("the decision `{}`", mandate.decision);
             let written = self.writer.write(move |batch| {

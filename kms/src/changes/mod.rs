@@ -22,10 +22,10 @@ use assent_consensus::standing::Standing;
 use assent_consensus::time::{Millis, UnixMillis};
 
 use crate::audit::{Entry, LoggedKey};
-use crate::device::Devices;
+use crate::device::{DeviceError, Devices};
 use crate::pins::{KeyState, Pins};
-use crate::signing::{Clock, KeyName, Order, Purpose, Signing, SigningError};
-use crate::store::{Batch, Store, StoreError, Writer};
+use crate::signing::{Clock, DutyId, KeyName, Order, Purpose, Signing, SigningError};
+use crate::store::{Batch, KeyRow, Store, StoreError, Writer};
 
 pub use destruction::Destruction;
 pub use policy::PolicyChange;
@@ -139,6 +139,23 @@ impl ApprovedChanges {
         let compact = [unsigned.signing_input(), b".", signature.as_bytes()].concat();
         let message = Jws::parse(&compact).map_err(|error| SigningError::DeviceFailed(error.to_string()))?;
         Ok((message, signed.audit))
+    }
+
+    /// Refuses to begin what was ordered to be signed before: nothing else is ever signed for that duty.
+    fn check_not_ordered(&self, purpose: Purpose, request: RequestId) -> Result<(), SigningError> {
+        match self.signing.ordered(DutyId::of(purpose, request))? {
+            None => Ok(()),
+            Some(_) => Err(SigningError::Conflict { purpose, request }),
+        }
+    }
+
+    async fn destroy_on_device(&self, row: &KeyRow) -> Result<(), SigningError> {
+        let object = row.object;
+        match self.devices.get(&row.device)?.run(move |device| device.destroy(object)).await {
+            // One that was cut short got so far.
+            Ok(()) | Err(DeviceError::NoKey(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn reload(&self) -> Result<(), SigningError> {

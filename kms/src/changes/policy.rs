@@ -11,11 +11,11 @@ use std::sync::{Arc, PoisonError};
 
 use assent_consensus::digest::Digest;
 use assent_consensus::jws::Jws;
-use assent_consensus::message::{Change, RequestId};
+use assent_consensus::message::Change;
 use assent_consensus::name::Name;
 use assent_consensus::policy::Policy;
 use assent_consensus::policy_change::{check_from, confirm};
-use assent_consensus::standing::Standing;
+use assent_consensus::standing::{AdoptedPolicy, Standing};
 use assent_consensus::subject::Subject;
 use assent_consensus::time::{Millis, UnixMillis};
 use assent_consensus::transition::Approval;
@@ -78,16 +78,6 @@ impl ApprovedChanges {
         key.is_none_or(|key| matches!(key.state, KeyState::Compromised | KeyState::Destroyed))
     }
 
-    /// Refuses a change that was ordered to be signed, and in whose place another one was put since: it cannot be signed
-    /// with another moment.
-    fn check_not_ordered(&self, request: RequestId) -> Result<(), SigningError> {
-        let purpose = Purpose::Change;
-        match self.signing.ordered(DutyId::of(purpose, request))? {
-            None => Ok(()),
-            Some(_) => Err(SigningError::Conflict { purpose, request }),
-        }
-    }
-
     /// Fixes what the change says, and writes it down.
     async fn fix(&self, change: &PolicyChange) -> Result<Change, SigningError> {
         let genesis = self.genesis()?;
@@ -95,7 +85,8 @@ impl ApprovedChanges {
         let PolicyChange { mandate, contract, from, policy, subject } = change;
         mandate.check_in_time((self.clock)())?;
         check_from(&standing, contract, from, mandate.decided)?;
-        self.check_not_ordered(mandate.request)?;
+        // With another moment it cannot be signed, if another change was put in its place since.
+        self.check_not_ordered(Purpose::Change, mandate.request)?;
         let approval = Approval {
             contract: &mandate.governor,
             decision: mandate.decision,
@@ -143,11 +134,9 @@ impl ApprovedChanges {
         let genesis = self.genesis()?;
         let PolicyChange { mandate, contract, from, policy, .. } = change;
         let to = policy.digest();
-        let is_it = Standing::new(&genesis, self.pins.successions());
-        let is_pinned = |known: &assent_consensus::standing::AdoptedPolicy| {
-            known.digest == to && known.latest == effective
-        };
-        if is_it.policies(&contract).iter().any(is_pinned) {
+        let standing = Standing::new(&genesis, self.pins.successions());
+        let is_it = |known: &AdoptedPolicy| known.digest == to && known.latest == effective;
+        if standing.policies(&contract).iter().any(is_it) {
             return Ok(());
         }
         let (at, decision, name) = ((self.clock)(), mandate.decision, contract.clone());

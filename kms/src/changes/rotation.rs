@@ -22,10 +22,9 @@ use assent_consensus::transition::key_of;
 
 use super::{ApprovedChanges, LEAD, Mandate, log_state, set_state};
 use crate::audit::{Entry, LoggedKey};
-use crate::device::DeviceError;
 use crate::generation::{GenerationError, KeyToGenerate};
 use crate::pins::KeyState;
-use crate::signing::{DutyId, KeyName, Purpose, SigningError};
+use crate::signing::{KeyName, Purpose, SigningError};
 use crate::store::KeyRow;
 
 /// An approved rotation.
@@ -65,7 +64,8 @@ impl ApprovedChanges {
                 return Err(SigningError::Conflict { purpose: Purpose::Action, request });
             }
             None => {
-                self.check_not_signed(request)?;
+                // A signature may be there for a version that was given up since.
+                self.check_not_ordered(Purpose::TransitionFirst, request)?;
                 self.begin(&genesis, &rotation).await?
             }
         };
@@ -82,15 +82,6 @@ impl ApprovedChanges {
     fn recorded(&self, request: RequestId) -> Result<Option<KeyTransition>, SigningError> {
         let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(reader.transition_by(request)?)
-    }
-
-    /// Refuses a rotation of which a signature may be there, for a version that was given up since.
-    fn check_not_signed(&self, request: RequestId) -> Result<(), SigningError> {
-        let purpose = Purpose::TransitionFirst;
-        match self.signing.ordered(DutyId::of(purpose, request))? {
-            None => Ok(()),
-            Some(_) => Err(SigningError::Conflict { purpose, request }),
-        }
     }
 
     /// Generates the next version, unless that was done before, and writes down what the transition says.
@@ -160,11 +151,7 @@ impl ApprovedChanges {
 
     /// Takes a version that was given up off its device and out of the table, so that another key can have its number.
     async fn clear(&self, given_up: KeyRow) -> Result<(), SigningError> {
-        let object = given_up.object;
-        match self.devices.get(&given_up.device)?.run(move |device| device.destroy(object)).await {
-            Ok(()) | Err(DeviceError::NoKey(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
+        self.destroy_on_device(&given_up).await?;
         let (at, name, version) = ((self.clock)(), given_up.name, given_up.version);
         tracing::warn!(key = %name, %version, "the key that was given up is gone");
         let written = self.writer.write(move |batch| {
