@@ -33,7 +33,7 @@ use crate::life;
 use crate::pins::{KeyState, Pins};
 use crate::recent::Recent;
 use crate::reload::InForce;
-use crate::store::{Conclusion, Head, Intended, KeyRow, Store, StoreError, Writer};
+use crate::store::{Batch, Conclusion, Head, Intended, KeyRow, Store, StoreError, Writer};
 use crate::tally::Tally;
 
 pub use error::SigningError;
@@ -249,10 +249,10 @@ impl Signing {
     /// [`SigningError`]
     pub async fn sign(&self, order: Order) -> Result<SignedOrder, SigningError> {
         let duty = order.duty();
-        let _turn = Turn::take(&self.turns, duty).await;
+        let turn = Turn::take(&self.turns, duty).await;
         self.usable_key(&order)?;
         let (at, intended) = ((self.clock)(), order.clone());
-        let intended = self.writer.write(move |batch| batch.intend(at, intended)).await?;
+        let intended = self.write(&turn, move |batch| batch.intend(at, intended)).await?;
         let Intended { recorded, used } = intended.map_err(|reached| SigningError::limit(&order, reached))?;
         if let Some(used) = used {
             self.pins.set_used(&order.key, order.version, used);
@@ -290,8 +290,16 @@ impl Signing {
         if !order.purpose.awaits_result() && self.writer.conclude_later(conclusion.clone()) {
             return Ok(SignedOrder { order, signature: conclusion.signature, audit: intent.digest });
         }
-        let concluded = self.writer.write(move |batch| batch.conclude(&conclusion)).await?;
+        let concluded = self.write(&turn, move |batch| batch.conclude(&conclusion)).await?;
         Ok(order.concluded(intent, concluded))
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        turn: &Turn<'_>,
+        work: impl FnOnce(&mut Batch<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        if turn.is_alone() { self.writer.write_alone(work).await } else { self.writer.write(work).await }
     }
 
     /// Puts a refusal into the audit log. The same refusal again is not put there twice while this process remembers it.
@@ -418,6 +426,13 @@ impl<'s> Turn<'s> {
     async fn take(all: &'s Turns, duty: DutyId) -> Turn<'s> {
         let lock = all.lock().unwrap_or_else(PoisonError::into_inner).entry(duty).or_default().clone();
         Turn { all, duty, _held: lock.lock_owned().await }
+    }
+}
+
+impl Turn<'_> {
+    /// Whether nothing else is being signed.
+    fn is_alone(&self) -> bool {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).len() == 1
     }
 }
 

@@ -57,7 +57,7 @@ const STATEMENTS: usize = 64;
 /// After how many pages of 4 KiB the write-ahead log is written back into the file.
 const CHECKPOINT_PAGES: i64 = 4_000;
 /// The writing connection's cache, in KiB: duties lie all over their table.
-const CACHE_KIB: i64 = 32 * 1024;
+const CACHE_KIB: i64 = 4 * 1024;
 
 /// One connection to the KMS's file.
 pub struct Store {

@@ -10,7 +10,7 @@ pub const WRITER_QUEUE: usize = 2_048;
 /// The most pieces of work in one transaction.
 const BATCH_LIMIT: usize = 512;
 
-/// A queue for one taker.
+/// A queue that one thread waits at.
 pub(super) struct Queue<W, R> {
     waiting: Mutex<Waiting<W, R>>,
     bell: Condvar,
@@ -19,7 +19,7 @@ pub(super) struct Queue<W, R> {
 struct Waiting<W, R> {
     works: VecDeque<W>,
     results: Vec<R>,
-    /// Whether the taker waits for as long as nobody rings; else it looks again by itself.
+    /// Whether the one who waits does so for as long as nobody rings; else it looks again by itself.
     sleeps: bool,
     closed: bool,
 }
@@ -78,8 +78,9 @@ impl<W, R> Queue<W, R> {
         Ok(())
     }
 
-    /// What is to be written next; nothing once it is closed and all is taken. Results alone are given out after `patience`.
-    pub(super) fn next(&self, patience: Duration) -> Option<Taken<W, R>> {
+    /// Waits until there is something to write, which for results alone is after `patience`; false once it is closed and all
+    /// is taken. What there was may be taken by somebody else meanwhile.
+    pub(super) fn wait(&self, patience: Duration) -> bool {
         let mut waiting = self.lock();
         // At first it does not sleep, so that a result that is put in soon after the last transaction needs no bell.
         let mut until = Instant::now() + patience;
@@ -87,10 +88,10 @@ impl<W, R> Queue<W, R> {
             let rest = until.saturating_duration_since(Instant::now());
             let is_late = waiting.closed || rest.is_zero();
             if !waiting.works.is_empty() || (is_late && !waiting.results.is_empty()) {
-                return Some(waiting.take());
+                return true;
             }
             if waiting.closed {
-                return None;
+                return false;
             }
             waiting = if rest.is_zero() {
                 waiting.sleeps = true;
@@ -102,6 +103,13 @@ impl<W, R> Queue<W, R> {
                 self.bell.wait_timeout(waiting, rest).unwrap_or_else(PoisonError::into_inner).0
             };
         }
+    }
+
+    /// What is to be written next.
+    pub(super) fn take(&self) -> Taken<W, R> {
+        let mut waiting = self.lock();
+        let count = waiting.works.len().min(BATCH_LIMIT);
+        Taken { results: std::mem::take(&mut waiting.results), works: waiting.works.drain(..count).collect() }
     }
 
     /// How many pieces of work wait, and how many results.
@@ -121,13 +129,6 @@ impl<W, R> Queue<W, R> {
     }
 }
 
-impl<W, R> Waiting<W, R> {
-    fn take(&mut self) -> Taken<W, R> {
-        let count = self.works.len().min(BATCH_LIMIT);
-        Taken { results: std::mem::take(&mut self.results), works: self.works.drain(..count).collect() }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,25 +136,29 @@ mod tests {
     /// So long that a test that waits for it fails.
     const LONG: Duration = Duration::from_secs(3_600);
 
+    fn next<W, R>(queue: &Queue<W, R>, patience: Duration) -> Option<Taken<W, R>> {
+        queue.wait(patience).then(|| queue.take())
+    }
+
     #[test]
     fn results_go_along_with_the_work_that_is_awaited() {
         let queue = Queue::new();
         assert!(queue.put_result('a') && queue.put(1) && queue.put(2) && queue.put_result('b'));
-        assert_eq!(queue.next(LONG), Some(Taken { results: vec!['a', 'b'], works: vec![1, 2] }));
+        assert_eq!(next(&queue, LONG), Some(Taken { results: vec!['a', 'b'], works: vec![1, 2] }));
     }
 
     #[test]
     fn results_alone_are_given_out_in_the_end() {
         let queue: Queue<(), char> = Queue::new();
         queue.put_result('a');
-        assert_eq!(queue.next(Duration::ZERO).map(|taken| taken.results), Some(vec!['a']));
+        assert_eq!(next(&queue, Duration::ZERO).map(|taken| taken.results), Some(vec!['a']));
     }
 
     #[test]
     fn one_who_sleeps_hears_of_a_result() {
         let queue: Queue<(), char> = Queue::new();
         std::thread::scope(|scope| {
-            let taker = scope.spawn(|| queue.next(Duration::ZERO));
+            let taker = scope.spawn(|| next(&queue, Duration::ZERO));
             while !queue.lock().sleeps {
                 std::thread::yield_now();
             }
@@ -168,7 +173,7 @@ mod tests {
         queue.put_result('b');
         assert_eq!(queue.put_back(vec!['a']), Ok(()));
         queue.close();
-        assert_eq!(queue.next(LONG).map(|taken| taken.results), Some(vec!['a', 'b']));
+        assert_eq!(next(&queue, LONG).map(|taken| taken.results), Some(vec!['a', 'b']));
         assert_eq!(queue.put_back(vec!['a']), Err(vec!['a']));
     }
 
@@ -178,8 +183,8 @@ mod tests {
         queue.put_result('a');
         queue.close();
         assert!(!queue.put(2) && !queue.put_result('b'));
-        assert_eq!(queue.next(LONG), Some(Taken { results: vec!['a'], works: vec![] }));
-        assert_eq!(queue.next(LONG), None);
+        assert_eq!(next(&queue, LONG), Some(Taken { results: vec!['a'], works: vec![] }));
+        assert_eq!(next(&queue, LONG), None);
     }
 
     #[test]
@@ -192,7 +197,7 @@ mod tests {
         assert_eq!(queue.lengths(), (WRITER_QUEUE, WRITER_QUEUE));
         let mut taken = Vec::new();
         for _ in 0..WRITER_QUEUE / BATCH_LIMIT {
-            let works = queue.next(LONG).expect("work").works;
+            let works = next(&queue, LONG).expect("work").works;
             assert_eq!(works.len(), BATCH_LIMIT);
             taken.extend(works);
         }

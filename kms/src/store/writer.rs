@@ -1,10 +1,12 @@
-//! The one thread that writes: all that waits goes into one transaction, so that many share one fsync. Each piece of work
-//! has a savepoint of its own: one that fails leaves nothing of its own, and takes nothing from the others.
+//! All that is written: what waits goes into one transaction, so that many share one fsync. Each piece of work has a
+//! savepoint of its own: one that fails leaves nothing of its own, and takes nothing from the others.
+//!
+//! A thread of its own writes, or whoever is the only one who has something to write and need not wait for that thread.
 //!
 //! Results of signatures that are out already go along with what is written next, and are tried again until they are on disk.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -21,10 +23,22 @@ const LINGER: Duration = Duration::from_millis(10);
 /// How long they wait when they could not be written.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// Hands work to the writing thread, which ends when this is dropped.
+/// Writes work, or hands it to the writing thread, which ends when this is dropped.
 pub struct Writer {
-    queue: Arc<Queue<Work, Conclusion>>,
+    queue: Arc<Waiting>,
+    pen: Arc<Mutex<Pen>>,
     thread: Option<JoinHandle<()>>,
+}
+
+type Waiting = Queue<Work, Conclusion>;
+
+/// Whoever holds it writes. What is taken from the queue is taken by who holds it, so that it is written in the order in
+/// which it came.
+struct Pen {
+    store: Store,
+    pins: Pins,
+    /// Why nothing is written any more.
+    stopped: Option<StoreError>,
 }
 
 /// Writes something, or tells its caller why nothing of it is written.
@@ -45,12 +59,13 @@ impl Writer {
         let path: PathBuf = store.path().into();
         let failed =
             |error: std::io::Error| StoreError::Failed { path: path.clone(), why: error.to_string() };
-        let waiting = queue.clone();
+        let pen = Arc::new(Mutex::new(Pen { store, pins, stopped: None }));
+        let (waiting, shared) = (queue.clone(), pen.clone());
         let thread = std::thread::Builder::new()
             .name("writer".into())
-            .spawn(move || write_all(&store, &waiting, &pins))
+            .spawn(move || write_all(&waiting, &shared))
             .map_err(failed)?;
-        Ok(Writer { queue, thread: Some(thread) })
+        Ok(Writer { queue, pen, thread: Some(thread) })
     }
 
     /// Does `work` in the next transaction. Its result is on disk when this returns.
@@ -63,6 +78,25 @@ impl Writer {
     ) -> Result<T, StoreError> {
         let answer = self.enqueue(work)?;
         answer.await.map_err(|_| StoreError::Busy)?
+    }
+
+    /// The same for one who has found nobody else at work. It is written on this thread, unless another is writing: to wake
+    /// that one and be woken by it would take longer, and nobody waits for this thread meanwhile.
+    ///
+    /// # Errors
+    /// As [`Writer::write`].
+    pub async fn write_alone<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Batch<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let Ok(mut pen) = self.pen.try_lock() else { return self.write(work).await };
+        let (work, mut answer) = prepared(work);
+        let mut taken = self.queue.take();
+        taken.works.push(work);
+        // What fails is told to whoever waits for it.
+        let _ = pen.write(&self.queue, taken);
+        drop(pen);
+        answer.try_recv().map_err(|_| StoreError::Busy)?
     }
 
     /// The same for a thread that may block.
@@ -96,21 +130,29 @@ impl Writer {
         &self,
         work: impl FnOnce(&mut Batch<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<oneshot::Receiver<Result<T, StoreError>>, StoreError> {
-        let (reply, answer) = oneshot::channel();
-        let span = Span::current();
-        // A caller who has gone needs no answer.
-        let work: Work =
-            Box::new(move |batch| match batch.and_then(|batch| span.in_scope(|| tried(batch, work))) {
-                Ok(value) => Ok(Box::new(move |committed: Result<(), StoreError>| {
-                    let _ = reply.send(committed.map(|()| value));
-                })),
-                Err(error) => {
-                    let _ = reply.send(Err(error.clone()));
-                    Err(error)
-                }
-            });
+        let (work, answer) = prepared(work);
         if self.queue.put(work) { Ok(answer) } else { Err(StoreError::Busy) }
     }
+}
+
+/// A piece of work as it is written, and where its answer will be.
+fn prepared<T: Send + 'static>(
+    work: impl FnOnce(&mut Batch<'_>) -> Result<T, StoreError> + Send + 'static,
+) -> (Work, oneshot::Receiver<Result<T, StoreError>>) {
+    let (reply, answer) = oneshot::channel();
+    let span = Span::current();
+    // A caller who has gone needs no answer.
+    let work: Work =
+        Box::new(move |batch| match batch.and_then(|batch| span.in_scope(|| tried(batch, work))) {
+            Ok(value) => Ok(Box::new(move |committed: Result<(), StoreError>| {
+                let _ = reply.send(committed.map(|()| value));
+            })),
+            Err(error) => {
+                let _ = reply.send(Err(error.clone()));
+                Err(error)
+            }
+        });
+    (work, answer)
 }
 
 fn tried<T>(
@@ -130,35 +172,54 @@ impl Drop for Writer {
     }
 }
 
-fn write_all(store: &Store, queue: &Queue<Work, Conclusion>, pins: &Pins) {
-    let (mut stopped, mut patience) = (None, LINGER);
-    while let Some(Taken { results, works }) = queue.next(patience) {
+fn write_all(queue: &Waiting, pen: &Mutex<Pen>) {
+    let mut patience = LINGER;
+    while queue.wait(patience) {
+        // Those who are about to put in more, if there are any, share the transaction.
+        let mut works = 0;
+        while works < queue.lengths().0 {
+            works = queue.lengths().0;
+            std::thread::yield_now();
+        }
+        let mut pen = pen.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = pen.write(queue, queue.take());
+        patience = if written.is_ok() { LINGER } else { RETRY_PAUSE };
+    }
+}
+
+impl Pen {
+    /// Writes what was taken, and tells all who wait for it.
+    fn write(&mut self, queue: &Waiting, taken: Taken<Work, Conclusion>) -> Result<(), StoreError> {
+        let Taken { results, works } = taken;
+        if results.is_empty() && works.is_empty() {
+            return Ok(());
+        }
         let mut replies = Vec::with_capacity(works.len());
         let mut works = works.into_iter();
-        let written = match &stopped {
-            Some(error) => Err(StoreError::clone(error)),
-            None => write_batch(store, &results, &mut works, &mut replies, pins),
+        let written = match &self.stopped {
+            Some(error) => Err(error.clone()),
+            None => write_batch(&self.store, &results, &mut works, &mut replies, &self.pins),
         };
-        patience = if written.is_ok() { LINGER } else { RETRY_PAUSE };
         if let Err(error) = &written {
             tracing::error!(%error, "nothing was written");
             if matches!(error, StoreError::Stopped { .. }) {
-                stopped = Some(error.clone());
+                self.stopped = Some(error.clone());
             }
             for work in works {
                 // It says the same to its caller.
                 let _ = work(Err(error.clone()));
             }
-            keep(queue, results, stopped.is_some());
+            keep(queue, results, self.stopped.is_some());
         }
         for reply in replies {
             reply(written.clone());
         }
+        written
     }
 }
 
 /// Keeps results that were not written for the next transaction, if there will be one.
-fn keep(queue: &Queue<Work, Conclusion>, results: Vec<Conclusion>, is_last: bool) {
+fn keep(queue: &Waiting, results: Vec<Conclusion>, is_last: bool) {
     let lost = if is_last { results } else { queue.put_back(results).err().unwrap_or_default() };
     for lost in lost {
         let intent = lost.intent.number;

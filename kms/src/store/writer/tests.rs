@@ -66,6 +66,43 @@ async fn a_result_is_written_with_the_next_work_and_before_it() {
 }
 
 #[tokio::test]
+async fn one_who_writes_alone_writes_first_what_waits() {
+    let (directory, writer) = writer();
+    let result = intended(&writer, order(1, "a")).await;
+    let (duty, intent) = (result.duty, result.intent);
+    assert!(writer.conclude_later(result));
+    let after = writer.write_alone(|batch| batch.append(&entry(1))).await.expect("written");
+    assert_eq!(after.number, intent.number + 2);
+    let store = Store::open_reader(directory.path()).expect("it opens");
+    assert_eq!(store.duty(duty), Ok(Some((intent.number, Some(intent.number + 1)))));
+    let failed = writer.write_alone(|batch| {
+        batch.append(&entry(2))?;
+        Err::<(), _>(StoreError::Busy)
+    });
+    assert_eq!(failed.await, Err(StoreError::Busy));
+    assert_eq!(store.head().expect("read").number, after.number);
+}
+
+#[tokio::test]
+async fn one_who_would_write_alone_waits_while_another_writes() {
+    let (_directory, writer) = writer();
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let (begin, begun) = std::sync::mpsc::channel::<()>();
+    let first = writer.write(move |batch| {
+        begin.send(()).expect("the test waits");
+        wait.recv().expect("the test goes on");
+        batch.append(&entry(0))
+    });
+    let second = async {
+        begun.recv().expect("the first is being written");
+        writer.write_alone(|batch| batch.append(&entry(1))).await
+    };
+    let all = async { tokio::join!(first, second, async { go.send(()).expect("it waits") }) };
+    let (first, second, ()) = all.await;
+    assert_eq!([first, second].map(|head| head.expect("written").number), [2, 3]);
+}
+
+#[tokio::test]
 async fn results_are_on_disk_when_the_writer_is_dropped() {
     let (directory, writer) = writer();
     let result = intended(&writer, order(1, "a")).await;
