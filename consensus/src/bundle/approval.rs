@@ -253,6 +253,33 @@ pub fn recount<'a>(
     Ok(Recount { outcome, decided, by_time: tally.decided_by_time(deadline), ballots: counted, root })
 }
 
+/// Verifies the ballots of a vote request before they are counted, the last one first, until it meets one that was verified
+/// before: for a thread beside the one that counts them from the first, and shares a memory with it. Nothing is decided
+/// here; what does not verify is left for [`recount`] to refuse.
+///
+/// # Errors
+/// [`BundleError`], of the last ballot that does not verify.
+pub fn verify_ahead(
+    standing: &Standing<'_>,
+    vote_request: &Jws,
+    ballots: &[CountedMessage],
+    signatures: Signatures<'_>,
+) -> Result<(), BundleError> {
+    const WHAT: &str = "ballot";
+    let claim: Signed<VoteRequest> = read("vote request", vote_request)?;
+    let VoteRequest { contract, policy, .. } = claim.unverified();
+    let contract = find_contract(standing.genesis(), contract)?;
+    let Some(policy) = standing.policy(contract, policy) else { return Ok(()) };
+    for CountedMessage { jws, .. } in ballots.iter().rev() {
+        if signatures.know(jws) {
+            break;
+        }
+        let index = policy.voter_by_key(&jws.kid()).ok_or(BundleError::Stranger(jws.kid()))?;
+        let _: Verified<Ballot> = signed(WHAT, read(WHAT, jws)?, &policy.voter(index).key, signatures)?;
+    }
+    Ok(())
+}
+
 impl Recount {
     /// Compares with what somebody says that it came to.
     ///

@@ -14,7 +14,9 @@ mod history;
 mod signatures;
 mod verify;
 
-pub use approval::{Asked, Opening, Question, Recount, recount, verify_start, verify_vote_request};
+pub use approval::{
+    Asked, Opening, Question, Recount, recount, verify_ahead, verify_start, verify_vote_request,
+};
 pub use assembly::{Records, complete, lineage};
 pub use error::{BundleError, Member, Thing};
 pub use signatures::{SignatureId, SignatureMemory, Signatures};

@@ -57,6 +57,11 @@ impl<'a> Signatures<'a> {
         Signatures { memory: Some(memory), ..self }
     }
 
+    /// Whether a message was verified before.
+    pub fn know(&self, message: &Jws) -> bool {
+        self.memory.is_some_and(|memory| memory.knows(SignatureId::of_message(message)))
+    }
+
     /// Whether signatures by this key count no more.
     pub(crate) fn are_revoked(&self, key: Thumbprint) -> bool {
         self.revoked.contains(&key)

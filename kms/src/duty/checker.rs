@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use assent_consensus::bundle::Signatures;
+use assent_consensus::bundle::{Signatures, verify_ahead};
 use assent_consensus::genesis::{ContractEntry, Genesis, KeyEntry};
 use assent_consensus::header::{EventProof, SealedHeader};
 use assent_consensus::jwk::Thumbprint;
@@ -25,6 +25,8 @@ use crate::signing::{DutyId, KeyName, Order, Purpose};
 
 /// How far a moment on a ledger may lie ahead of the KMS's clock.
 pub(crate) const AHEAD: Millis = Millis::from_secs(60);
+/// From how many ballots on a second thread saves more time than it takes to wake it.
+const WORTH_HELP: usize = 6;
 const NOBODY: &BTreeSet<Thumbprint> = &BTreeSet::new();
 
 /// What the duties of one batch are checked against.
@@ -64,6 +66,20 @@ impl Checker {
             Claimed::Action { bundle, document, due, claim } => {
                 self.action(bundle, document.as_ref(), due, claim)
             }
+        }
+    }
+
+    /// Whether so many ballots are to be verified that a second thread helps.
+    pub(super) fn needs_help(&self, claimed: &Claimed) -> bool {
+        let Some((_, ballots)) = claimed.ballots() else { return false };
+        ballots.len() >= WORTH_HELP && ballots.last().is_some_and(|last| !self.signatures().know(&last.jws))
+    }
+
+    /// Helps a thread that checks a duty with its ballots; what it says of the duty is that one's to say.
+    pub(super) fn help(&self, claimed: &Claimed) {
+        if let Some((vote_request, ballots)) = claimed.ballots() {
+            // The other thread comes upon what does not verify, and says so.
+            let _ = verify_ahead(&self.standing(), vote_request, ballots, self.signatures());
         }
     }
 

@@ -74,14 +74,18 @@ impl Claimed {
         }
     }
 
+    /// The ballots, and what they answer.
+    pub(super) fn ballots(&self) -> Option<(&Jws, &[CountedMessage])> {
+        match self {
+            Claimed::VoteRequest { .. } => None,
+            Claimed::Decision { vote_request, ballots, .. } => Some((vote_request, ballots)),
+            Claimed::Action { bundle, .. } => Some((&bundle.vote_request, &bundle.ballots)),
+        }
+    }
+
     /// Whether it has few signatures.
     pub(super) fn is_quick(&self) -> bool {
-        let ballots = match self {
-            Claimed::VoteRequest { .. } => 0,
-            Claimed::Decision { ballots, .. } => ballots.len(),
-            Claimed::Action { bundle, .. } => bundle.ballots.len(),
-        };
-        ballots <= QUICK_BALLOTS
+        self.ballots().is_none_or(|(_, ballots)| ballots.len() <= QUICK_BALLOTS)
     }
 }
 

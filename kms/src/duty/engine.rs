@@ -53,6 +53,8 @@ struct Desk {
     verified: Arc<VerifiedSignatures>,
     /// One permit for each core: more threads than that verify nothing faster.
     cores: Arc<Semaphore>,
+    /// Whether there is more than one.
+    has_cores: bool,
 }
 
 impl Engine {
@@ -72,10 +74,12 @@ impl Engine {
         clock: Arc<dyn Fn() -> UnixMillis + Send + Sync>,
         settings: InForce,
     ) -> Engine {
-        let cores = Arc::new(Semaphore::new(available_parallelism().map_or(1, usize::from)));
+        let cores = available_parallelism().map_or(1, usize::from);
+        let (has_cores, cores) = (cores > 1, Arc::new(Semaphore::new(cores)));
         let (anchors, refusals) = (Anchors::default(), Refusals::default());
         let (verified, refused) = (Arc::default(), Tally::default());
-        let desk = Arc::new(Desk { vault, clock, settings, anchors, refusals, refused, verified, cores });
+        let desk =
+            Arc::new(Desk { vault, clock, settings, anchors, refusals, refused, verified, cores, has_cores });
         let (batches, turned_away) = (AtomicU64::new(0), Tally::default());
         Engine { desk, queue: Semaphore::new(QUEUE_LIMIT), batches, turned_away }
     }
@@ -144,14 +148,15 @@ impl Engine {
         if duties.len() == 1
             && let Some(duty) = duties.pop()
         {
-            return Ok(DutyReport { answers: vec![desk.perform(checker, duty).await] });
+            let is_alone = self.under_way() == 1;
+            return Ok(DutyReport { answers: vec![desk.perform(checker, duty, is_alone).await] });
         }
         let mut tasks = JoinSet::new();
         let mut answers: Vec<Option<DutyAnswer>> = Vec::new();
         for (place, duty) in duties.into_iter().enumerate() {
             let (desk, checker) = (desk.clone(), checker.clone());
             answers.push(None);
-            let done = async move { (place, desk.perform(checker, duty).await) };
+            let done = async move { (place, desk.perform(checker, duty, false).await) };
             tasks.spawn(done.in_current_span());
         }
         while let Some(done) = tasks.join_next().await {
@@ -172,11 +177,12 @@ impl Desk {
         Checker { genesis, successions, vault, clock, grace, anchors, verified }
     }
 
-    async fn perform(self: &Arc<Self>, checker: Arc<Checker>, duty: Duty) -> DutyAnswer {
+    /// `is_alone` says that nothing else is under way.
+    async fn perform(self: &Arc<Self>, checker: Arc<Checker>, duty: Duty, is_alone: bool) -> DutyAnswer {
         let (purpose, claimed) = (purpose(&duty), Claimed::read(duty));
         let request = claimed.as_ref().map(Claimed::request).ok();
         let done = async {
-            match self.fulfil(checker, claimed).await {
+            match self.fulfil(checker, claimed, is_alone).await {
                 Ok(answer) => answer,
                 Err(refused) => {
                     self.tell(purpose, request, &refused).await;
@@ -191,8 +197,13 @@ impl Desk {
         self: &Arc<Self>,
         checker: Arc<Checker>,
         claimed: Result<Claimed, Refused>,
+        is_alone: bool,
     ) -> Result<DutyAnswer, Refused> {
-        let claimed = claimed?;
+        let claimed = Arc::new(claimed?);
+        if is_alone && self.has_cores && checker.needs_help(&claimed) {
+            let (checker, claimed) = (checker.clone(), claimed.clone());
+            spawn_blocking(move || checker.help(&claimed));
+        }
         let checked = if claimed.is_quick() {
             // To hand it to another thread and back would take longer than a signature or two.
             unless_it_breaks_off(|| checker.check(&claimed))

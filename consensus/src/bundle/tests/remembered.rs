@@ -1,10 +1,11 @@
 //! Signatures that were verified before.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use super::*;
 use crate::jwk::Thumbprint;
 use crate::jws::Jws;
+use crate::standing::Standing;
 
 /// Remembers everything, and counts what it was told of.
 #[derive(Default)]
@@ -90,4 +91,23 @@ fn a_key_that_is_revoked_counts_no_more_though_its_signature_is_remembered() {
     let voter = bundle.ballots[0].jws.kid();
     let refused = notes.judge(&world, &bundle, &BTreeSet::from([voter])).unwrap_err();
     assert_eq!(refused.reason(), "revoked-key");
+}
+
+#[test]
+fn ballots_that_are_verified_ahead_are_known_up_to_one_that_does_not_verify() {
+    let (world, mut bundle) = signed_in(SignatureFormat::Der);
+    let revoked = BTreeSet::new();
+    let standing = Standing::new(&world.genesis, Arc::default());
+    let [first, .., last] = &bundle.ballots[..] else { panic!("two ballots or more") };
+    let (first, last) = (first.jws.clone(), last.jws.clone());
+    bundle.ballots[0].jws = forged(&first, &last);
+    let notes = Notes::default();
+    let signatures = Signatures::from(&revoked).with_memory(&notes);
+    let ahead = || verify_ahead(&standing, &bundle.vote_request, &bundle.ballots, signatures);
+    assert_eq!(ahead().unwrap_err().reason(), "bad-signature");
+    assert_eq!(notes.count(), bundle.ballots.len() - 1);
+    assert!(signatures.know(&last) && !signatures.know(&first) && !signatures.know(&bundle.ballots[0].jws));
+    // It leaves off where it meets what is known.
+    ahead().unwrap();
+    assert_eq!(notes.judge(&world, &bundle, &revoked).unwrap_err().reason(), "bad-signature");
 }
