@@ -27,7 +27,7 @@ pub struct DutyBatch {
 
 /// One thing to be signed or done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "duty", rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(tag = "duty", rename_all = "kebab-case", try_from = "Members")]
 pub enum Duty {
     /// Sign a vote request, which the KMS builds itself.
     VoteRequest {
@@ -45,7 +45,7 @@ pub enum Duty {
         /// The ballots, in the order counted.
         ballots: Vec<CountedMessage>,
         /// The requester's cancellation.
-        #[serde(skip_serializing_if = "Option::is_none", default)]
+        #[serde(skip_serializing_if = "Option::is_none")]
         cancel: Option<CountedMessage>,
         /// The `decision-due` on the consensus ledger.
         due: EventProof,
@@ -55,11 +55,60 @@ pub enum Duty {
         /// The proof of the approval, without a result.
         bundle: Box<Bundle>,
         /// The exact document that the subject names by digest, if the action needs it: that of a new policy.
-        #[serde(skip_serializing_if = "Option::is_none", default)]
+        #[serde(skip_serializing_if = "Option::is_none")]
         document: Option<Bytes>,
         /// The `action-due` on the process ledger.
         due: EventProof,
     },
+}
+
+/// The members of duties of any kind. By them a duty is read in one pass; by its tag it would be copied into a tree first.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Members {
+    duty: Kind,
+    start: Option<Jws>,
+    call: Option<EventProof>,
+    vote_request: Option<Jws>,
+    ballots: Option<Vec<CountedMessage>>,
+    cancel: Option<CountedMessage>,
+    bundle: Option<Box<Bundle>>,
+    document: Option<Bytes>,
+    due: EventProof,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Kind {
+    VoteRequest,
+    Decision,
+    Action,
+}
+
+impl TryFrom<Members> for Duty {
+    type Error = &'static str;
+
+    fn try_from(members: Members) -> Result<Duty, &'static str> {
+        let Members { duty, start, call, vote_request, ballots, cancel, bundle, document, due } = members;
+        match (duty, (start, call), (vote_request, ballots, cancel), (bundle, document)) {
+            (Kind::VoteRequest, (Some(start), Some(call)), (None, None, None), (None, None)) => {
+                Ok(Duty::VoteRequest { start, call, due })
+            }
+            (Kind::Decision, (None, None), (Some(vote_request), Some(ballots), cancel), (None, None)) => {
+                Ok(Duty::Decision { vote_request, ballots, cancel, due })
+            }
+            (Kind::Action, (None, None), (None, None, None), (Some(bundle), document)) => {
+                Ok(Duty::Action { bundle, document, due })
+            }
+            (Kind::VoteRequest, ..) => Err("the members of a `vote-request` are `start`, `call` and `due`"),
+            (Kind::Decision, ..) => {
+                Err("the members of a `decision` are `vote_request`, `ballots`, `due`, and perhaps `cancel`")
+            }
+            (Kind::Action, ..) => {
+                Err("the members of an `action` are `bundle`, `due`, and perhaps `document`")
+            }
+        }
+    }
 }
 
 /// The answers to a batch, in its order.

@@ -169,6 +169,31 @@ async fn the_socket_takes_batches_and_says_what_is_trusted() {
 }
 
 #[tokio::test]
+async fn a_duty_has_the_members_of_its_kind_and_no_other() {
+    let mut world = World::new();
+    let (asked, bundle) = world.approve("release-signing", "a").await;
+    let due = world.action_due(&asked, &bundle);
+    let written =
+        [duties(&mut world, 1).remove(0), world.approval_duty(&asked), world.action_duty(&bundle, due)]
+            .map(|duty| (serde_json::to_value(&duty).unwrap(), duty));
+    for (json, duty) in &written {
+        assert_eq!(&serde_json::from_value::<Duty>(json.clone()).unwrap(), duty);
+        let members = json.as_object().unwrap();
+        for member in members.keys() {
+            let mut less = members.clone();
+            less.remove(member);
+            serde_json::from_value::<Duty>(less.into()).expect_err(member);
+        }
+        let others = written.iter().flat_map(|(json, _)| json.as_object().unwrap());
+        for (member, value) in others.filter(|(member, _)| !members.contains_key(*member)) {
+            let mut more = members.clone();
+            more.insert(member.clone(), value.clone());
+            serde_json::from_value::<Duty>(more.into()).expect_err(member);
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_socket_says_why_a_batch_is_refused() {
     let mut world = World::new();
     let duties = duties(&mut world, 1);
