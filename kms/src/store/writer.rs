@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rusqlite::{Transaction, TransactionBehavior};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tracing::Span;
 
@@ -80,8 +81,8 @@ impl Writer {
         answer.await.map_err(|_| StoreError::Busy)?
     }
 
-    /// The same for one who has found nobody else at work. It is written on this thread, unless another is writing: to wake
-    /// that one and be woken by it would take longer, and nobody waits for this thread meanwhile.
+    /// The same for one who has found nobody else at work. It is written on this thread, unless another is writing, or this
+    /// is the only one that runs async tasks: to wake the writing thread and be woken by it would take longer.
     ///
     /// # Errors
     /// As [`Writer::write`].
@@ -89,7 +90,10 @@ impl Writer {
         &self,
         work: impl FnOnce(&mut Batch<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let Ok(mut pen) = self.pen.try_lock() else { return self.write(work).await };
+        let others = Handle::current().metrics().num_workers() - 1;
+        let Some(mut pen) = self.pen.try_lock().ok().filter(|_| others > 0) else {
+            return self.write(work).await;
+        };
         let (work, mut answer) = prepared(work);
         let mut taken = self.queue.take();
         taken.works.push(work);

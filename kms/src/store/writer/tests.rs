@@ -65,7 +65,7 @@ async fn a_result_is_written_with_the_next_work_and_before_it() {
     assert_eq!(store.duty(duty), Ok(Some((intent.number, Some(intent.number + 1)))));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_who_writes_alone_writes_first_what_waits() {
     let (directory, writer) = writer();
     let result = intended(&writer, order(1, "a")).await;
@@ -83,7 +83,7 @@ async fn one_who_writes_alone_writes_first_what_waits() {
     assert_eq!(store.head().expect("read").number, after.number);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_who_would_write_alone_waits_while_another_writes() {
     let (_directory, writer) = writer();
     let (go, wait) = std::sync::mpsc::channel::<()>();
