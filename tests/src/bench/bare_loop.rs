@@ -2,16 +2,21 @@
 //! many signatures as the KMS must check for the duty and for its own signature, appends one record with an `fdatasync`
 //! that all who wait share, and makes one `C_Sign`. That of `kms-sign-slow` makes one `C_Sign` alone.
 //!
+//! It also does the operations of `kms-sign` for callers who ask for them over HTTP at a Unix socket, on a thread for each:
+//! what they reach is what is left for any service beside its callers on the same machine, before it does anything of its
+//! own.
+//!
 //! It runs in a process of its own, because SoftHSM takes its configuration from the environment. It reads lines of
 //! `CALLERS OPERATIONS` or `CALLERS OPERATIONS VERIFICATIONS` and answers each with operations a second.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
@@ -36,6 +41,10 @@ const RECORD_BYTES: usize = 1_200;
 /// How long the file is, in bytes: written out once, and then written over from its beginning whenever its end is reached,
 /// so that no append waits for the file system to note a new length.
 const FILE_BYTES: usize = 16 << 20;
+/// The socket's name, beside the file.
+const SOCKET: &str = "bare-loop.sock";
+/// How long the answer to a caller is: as that of a duty.
+const ANSWER_BYTES: usize = 1_500;
 /// The object identifier of P-256 in DER.
 const P256: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 
@@ -56,6 +65,7 @@ pub struct BareLoop {
     process: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
+    socket: PathBuf,
 }
 
 impl BareLoop {
@@ -76,7 +86,15 @@ impl BareLoop {
             .spawn()?;
         let input = process.stdin.take().context("it has an input")?;
         let output = BufReader::new(process.stdout.take().context("it has an output")?);
-        Ok(BareLoop { process, input, output })
+        let mut bare = BareLoop { process, input, output, socket: kms.home().join(SOCKET) };
+        // It answers once all is there.
+        bare.measure(1, 1, Work::Signature)?;
+        Ok(bare)
+    }
+
+    /// Where it does operations for callers, each asked for with `POST /VERIFICATIONS`.
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// Operations a second.
@@ -109,9 +127,18 @@ impl Drop for BareLoop {
 /// # Errors
 /// The token cannot be used, or the file cannot be written.
 pub fn run(module: &Path, pin_file: &Path, serial: &str, home: &Path) -> Result<()> {
-    let token = Token::open(module, pin_file, serial)?;
-    let messages = Messages::new()?;
+    let (token, _login) = Token::open(module, pin_file, serial)?;
     let log = SharedLog::new(&home.join("bare-loop.log"))?;
+    let parts = Arc::new(Parts { token, messages: Messages::new()?, log });
+    let listener = UnixListener::bind(home.join(SOCKET))?;
+    let shared = parts.clone();
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let parts = shared.clone();
+            // A caller who breaks off is told of by its own side.
+            thread::spawn(move || parts.serve(stream));
+        }
+    });
     for line in io::stdin().lock().lines() {
         let line = line?;
         let numbers: Vec<usize> = line.split(' ').map(str::parse).collect::<Result<_, _>>()?;
@@ -120,58 +147,90 @@ pub fn run(module: &Path, pin_file: &Path, serial: &str, home: &Path) -> Result<
             [callers, operations, verifications] => (callers, operations, Work::Duty { verifications }),
             _ => break,
         };
-        println!("{}", measure(&token, &messages, &log, callers, operations, work)?);
+        println!("{}", parts.measure(callers, operations, work)?);
     }
     Ok(())
 }
 
-fn measure(
-    token: &Token,
-    messages: &Messages,
-    log: &SharedLog,
-    callers: usize,
-    operations: usize,
-    work: Work,
-) -> Result<f64> {
-    let sessions: Vec<Session> = (0..callers).map(|_| token.session()).collect::<Result<_>>()?;
-    let next = AtomicUsize::new(0);
-    let (next, key) = (&next, token.key);
-    let begin = Instant::now();
-    thread::scope(|scope| {
-        let run = |session: Session| -> Result<()> {
-            loop {
-                let operation = next.fetch_add(1, Ordering::Relaxed);
-                if operation >= operations {
-                    return Ok(());
-                }
-                if let Work::Duty { verifications } = work {
-                    for place in 0..verifications {
-                        messages.verify(operation + place)?;
+/// What operations are made of.
+struct Parts {
+    token: Token,
+    messages: Messages,
+    log: SharedLog,
+}
+
+impl Parts {
+    fn measure(&self, callers: usize, operations: usize, work: Work) -> Result<f64> {
+        let sessions: Vec<Session> = (0..callers).map(|_| self.token.session()).collect::<Result<_>>()?;
+        let next = &AtomicUsize::new(0);
+        let begin = Instant::now();
+        thread::scope(|scope| {
+            let run = |session: Session| -> Result<()> {
+                loop {
+                    let operation = next.fetch_add(1, Ordering::Relaxed);
+                    if operation >= operations {
+                        return Ok(());
                     }
-                    log.append(&[7; RECORD_BYTES])?;
+                    self.perform(&session, operation, work)?;
                 }
-                let digest = Digest::of(&operation.to_be_bytes());
-                session.sign(&Mechanism::Ecdsa, key, digest.as_bytes())?;
+            };
+            let threads: Vec<_> =
+                sessions.into_iter().map(|session| scope.spawn(move || run(session))).collect();
+            threads
+                .into_iter()
+                .try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(anyhow!("a thread panicked"))))
+        })?;
+        Ok(operations as f64 / begin.elapsed().as_secs_f64())
+    }
+
+    fn perform(&self, session: &Session, operation: usize, work: Work) -> Result<()> {
+        if let Work::Duty { verifications } = work {
+            for place in 0..verifications {
+                self.messages.verify(operation + place)?;
             }
-        };
-        let threads: Vec<_> = sessions.into_iter().map(|session| scope.spawn(move || run(session))).collect();
-        threads
-            .into_iter()
-            .try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(anyhow!("a thread panicked"))))
-    })?;
-    Ok(operations as f64 / begin.elapsed().as_secs_f64())
+            self.log.append(&[7; RECORD_BYTES])?;
+        }
+        let digest = Digest::of(&operation.to_be_bytes());
+        session.sign(&Mechanism::Ecdsa, self.token.key, digest.as_bytes())?;
+        Ok(())
+    }
+
+    /// Does operations for one caller until he goes.
+    fn serve(&self, stream: UnixStream) -> Result<()> {
+        let session = self.token.session()?;
+        let mut stream = BufReader::with_capacity(64 * 1024, stream);
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {ANSWER_BYTES}\r\n\r\n{:ANSWER_BYTES$}", "");
+        for operation in 0.. {
+            let mut line = String::new();
+            if stream.read_line(&mut line)? == 0 {
+                break;
+            }
+            let verifications = line.split(['/', ' ']).nth(2).context("a number as path")?.parse()?;
+            let mut length = 0;
+            while line != "\r\n" {
+                if let Some(value) = line.strip_prefix("content-length:") {
+                    length = value.trim().parse()?;
+                }
+                line.clear();
+                ensure!(stream.read_line(&mut line)? > 0, "the head of a request has no end");
+            }
+            stream.read_exact(&mut vec![0; length])?;
+            self.perform(&session, operation, Work::Duty { verifications })?;
+            stream.get_mut().write_all(answer.as_bytes())?;
+        }
+        Ok(())
+    }
 }
 
 struct Token {
     context: Pkcs11,
     slot: Slot,
     key: ObjectHandle,
-    /// A token's user is logged in as long as one session is.
-    _login: Session,
 }
 
 impl Token {
-    fn open(module: &Path, pin_file: &Path, serial: &str) -> Result<Token> {
+    /// The token, and the session by which its user is logged in for as long as it lives.
+    fn open(module: &Path, pin_file: &Path, serial: &str) -> Result<(Token, Session)> {
         let context = Pkcs11::new(module)?;
         context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))?;
         let has_serial = |slot: &Slot| {
@@ -183,7 +242,7 @@ impl Token {
         let public = [Attribute::EcParams(P256.to_vec()), Attribute::Verify(true), Attribute::Token(false)];
         let private = [Attribute::Sign(true), Attribute::Token(true), Attribute::Sensitive(true)];
         let (_, key) = login.generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private)?;
-        Ok(Token { context, slot, key, _login: login })
+        Ok((Token { context, slot, key }, login))
     }
 
     fn session(&self) -> Result<Session> {

@@ -101,6 +101,8 @@ struct Rates {
     case: &'static str,
     subject: f64,
     bare: f64,
+    /// Of the bare loop for callers at its socket.
+    at_socket: f64,
     usage: Usage,
 }
 
@@ -139,7 +141,8 @@ impl Bench {
                 let usage: Vec<Usage> = all.iter().map(|round| round[place].usage).collect();
                 let case = format!("{}{}/{callers}", setting.prefix, all[0][place].case);
                 let figure = Figure::of(setting.bench, case, setting.goal, &rates);
-                report.figure(&figure.with_usage(&usage));
+                let at_socket = all.iter().map(|round| round[place].at_socket / round[place].bare);
+                report.figure(&figure.with_socket(at_socket).with_usage(&usage));
             }
         }
         Ok(())
@@ -227,8 +230,9 @@ impl Bench {
     fn measure(&mut self, kind: Kind, duties: Vec<Duty>, round: &mut Round<'_>) -> Result<Vec<DutyAnswer>> {
         let bodies = batches_of_one(&self.kms, &mut self.deployment, duties)?;
         let Round { callers, setting, .. } = *round;
+        let verifications = kind.checked + OWN;
         let work = match setting.latency {
-            None => Work::Duty { verifications: kind.checked + OWN },
+            None => Work::Duty { verifications },
             Some(latency) => {
                 be(&mut self.kms, latency)?;
                 Work::Signature
@@ -250,10 +254,11 @@ impl Bench {
             let sent = send()?;
             (bare()?, sent)
         };
+        let (at_socket, _) = send_all(self.bare.socket(), &format!("/{verifications}"), callers, &bodies)?;
         if setting.latency.is_some() {
             be(&mut self.kms, Latency::AsIs)?;
         }
-        round.rates.push(Rates { case: kind.case, subject, bare, usage });
+        round.rates.push(Rates { case: kind.case, subject, bare, at_socket, usage });
         answers(sent)
     }
 }

@@ -23,6 +23,9 @@ pub struct Figure {
     pub goal: f64,
     /// Whether it does.
     pub met: bool,
+    /// What part of `baseline` is reached by one who does the same for callers at a socket, and nothing else, if that was
+    /// measured: the median of the rounds.
+    pub at_socket: Option<f64>,
     /// What the subject's process cost, if that was measured: the medians of the rounds.
     #[serde(flatten)]
     pub usage: Option<Usage>,
@@ -42,9 +45,15 @@ impl Figure {
         let baseline = median(rounds.iter().map(|(_, baseline)| *baseline));
         let ratio = median(rounds.iter().map(|(subject, baseline)| subject / baseline));
         let tenths = |number: f64| (number * 10.0).round() / 10.0;
-        let ratio = (ratio * 1_000.0).round() / 1_000.0;
+        let ratio = thousandths(ratio);
         let (value, baseline) = (tenths(value), tenths(baseline));
-        Figure { bench, case, value, baseline, unit: "1/s", ratio, goal, met: ratio >= goal, usage: None }
+        let (met, at_socket, usage) = (ratio >= goal, None, None);
+        Figure { bench, case, value, baseline, unit: "1/s", ratio, goal, met, at_socket, usage }
+    }
+
+    /// The same, with the ratio that one at a socket reached in each round.
+    pub fn with_socket(self, rounds: impl Iterator<Item = f64>) -> Figure {
+        Figure { at_socket: Some(thousandths(median(rounds))), ..self }
     }
 
     /// The same, with what the subject's process cost in each round.
@@ -61,8 +70,10 @@ impl Report {
     /// What stands above the figures of a table.
     pub fn head(self) {
         if !self.json {
-            println!("| bench | case | Assent, 1/s | bare, 1/s | ratio | goal | met | CPU, ms | peak, MiB |");
-            println!("|---|---|---:|---:|---:|---:|---|---:|---:|");
+            println!(
+                "| bench | case | Assent, 1/s | bare, 1/s | ratio | goal | met | at a socket | CPU, ms | peak, MiB |"
+            );
+            println!("|---|---|---:|---:|---:|---:|---|---:|---:|---:|");
         }
     }
 
@@ -71,7 +82,7 @@ impl Report {
     /// # Panics
     /// Never: a figure is JSON.
     pub fn figure(self, figure: &Figure) {
-        let Figure { bench, case, value, baseline, ratio, goal, met, usage, .. } = figure;
+        let Figure { bench, case, value, baseline, ratio, goal, met, at_socket, usage, .. } = figure;
         if self.json {
             println!("{}", serde_json::to_string(figure).expect("a figure is JSON"));
         } else {
@@ -80,11 +91,16 @@ impl Report {
                 Some(Usage { cpu_ms, peak_mib }) => (format!("{cpu_ms:.2}"), format!("{peak_mib:.0}")),
                 None => Default::default(),
             };
+            let at_socket = at_socket.map(|ratio| format!("{ratio:.2}")).unwrap_or_default();
             println!(
-                "| {bench} | {case} | {value:.0} | {baseline:.0} | {ratio:.2} | {goal} | {met} | {cpu} | {peak} |"
+                "| {bench} | {case} | {value:.0} | {baseline:.0} | {ratio:.2} | {goal} | {met} | {at_socket} | {cpu} | {peak} |"
             );
         }
     }
+}
+
+fn thousandths(number: f64) -> f64 {
+    (number * 1_000.0).round() / 1_000.0
 }
 
 fn median(numbers: impl Iterator<Item = f64>) -> f64 {
