@@ -75,6 +75,11 @@ impl<W, R> Queue<W, R> {
         }
         results.append(&mut waiting.results);
         waiting.results = results;
+        let must_ring = waiting.sleeps;
+        drop(waiting);
+        if must_ring {
+            self.bell.notify_one();
+        }
         Ok(())
     }
 
@@ -156,15 +161,19 @@ mod tests {
 
     #[test]
     fn one_who_sleeps_hears_of_a_result() {
-        let queue: Queue<(), char> = Queue::new();
-        std::thread::scope(|scope| {
-            let taker = scope.spawn(|| next(&queue, Duration::ZERO));
-            while !queue.lock().sleeps {
-                std::thread::yield_now();
-            }
-            queue.put_result('a');
-            assert_eq!(taker.join().expect("no panic").map(|taken| taken.results), Some(vec!['a']));
-        });
+        let put: [fn(&Queue<(), char>); 2] =
+            [|queue| assert!(queue.put_result('a')), |queue| queue.put_back(vec!['a']).expect("it is open")];
+        for put in put {
+            let queue: Queue<(), char> = Queue::new();
+            std::thread::scope(|scope| {
+                let taker = scope.spawn(|| next(&queue, Duration::ZERO));
+                while !queue.lock().sleeps {
+                    std::thread::yield_now();
+                }
+                put(&queue);
+                assert_eq!(taker.join().expect("no panic").map(|taken| taken.results), Some(vec!['a']));
+            });
+        }
     }
 
     #[test]

@@ -26,12 +26,12 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Writes work, or hands it to the writing thread, which ends when this is dropped.
 pub struct Writer {
-    queue: Arc<Waiting>,
+    queue: Arc<WorkQueue>,
     pen: Arc<Mutex<Pen>>,
     thread: Option<JoinHandle<()>>,
 }
 
-type Waiting = Queue<Work, Conclusion>;
+type WorkQueue = Queue<Work, Conclusion>;
 
 /// Whoever holds it writes. What is taken from the queue is taken by who holds it, so that it is written in the order in
 /// which it came.
@@ -90,8 +90,8 @@ impl Writer {
         &self,
         work: impl FnOnce(&mut Batch<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let others = Handle::current().metrics().num_workers() - 1;
-        let Some(mut pen) = self.pen.try_lock().ok().filter(|_| others > 0) else {
+        let has_others = Handle::try_current().is_ok_and(|runtime| runtime.metrics().num_workers() > 1);
+        let Some(mut pen) = self.pen.try_lock().ok().filter(|_| has_others) else {
             return self.write(work).await;
         };
         let (work, mut answer) = prepared(work);
@@ -176,13 +176,15 @@ impl Drop for Writer {
     }
 }
 
-fn write_all(queue: &Waiting, pen: &Mutex<Pen>) {
+fn write_all(queue: &WorkQueue, pen: &Mutex<Pen>) {
     let mut patience = LINGER;
     while queue.wait(patience) {
         // Those who are about to put in more, if there are any, share the transaction.
-        let mut works = 0;
-        while works < queue.lengths().0 {
-            works = queue.lengths().0;
+        let mut seen = 0;
+        while let (works, _) = queue.lengths()
+            && works > seen
+        {
+            seen = works;
             std::thread::yield_now();
         }
         let mut pen = pen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -193,7 +195,7 @@ fn write_all(queue: &Waiting, pen: &Mutex<Pen>) {
 
 impl Pen {
     /// Writes what was taken, and tells all who wait for it.
-    fn write(&mut self, queue: &Waiting, taken: Taken<Work, Conclusion>) -> Result<(), StoreError> {
+    fn write(&mut self, queue: &WorkQueue, taken: Taken<Work, Conclusion>) -> Result<(), StoreError> {
         let Taken { results, works } = taken;
         if results.is_empty() && works.is_empty() {
             return Ok(());
@@ -223,7 +225,7 @@ impl Pen {
 }
 
 /// Keeps results that were not written for the next transaction, if there will be one.
-fn keep(queue: &Waiting, results: Vec<Conclusion>, is_last: bool) {
+fn keep(queue: &WorkQueue, results: Vec<Conclusion>, is_last: bool) {
     let lost = if is_last { results } else { queue.put_back(results).err().unwrap_or_default() };
     for lost in lost {
         let intent = lost.intent.number;
