@@ -21,7 +21,7 @@ use crate::message::{
     Ballot, BallotsRoot, Cancel, CountedMessage, KeyVersion, RequestId, Start, VoteRequest,
 };
 use crate::name::Name;
-use crate::policy::{Policy, Tally};
+use crate::policy::{Policy, Tally, VoterIndex};
 use crate::process::{Requester, StepAction};
 use crate::standing::{KeyName, Standing, version_at};
 use crate::subject::Subject;
@@ -265,7 +265,6 @@ pub fn verify_ahead(
     ballots: &[CountedMessage],
     signatures: Signatures<'_>,
 ) -> Result<(), BundleError> {
-    const WHAT: &str = "ballot";
     let claim: Signed<VoteRequest> = read("vote request", vote_request)?;
     let VoteRequest { contract, policy, .. } = claim.unverified();
     let contract = find_contract(standing.genesis(), contract)?;
@@ -274,8 +273,7 @@ pub fn verify_ahead(
         if signatures.know(jws) {
             break;
         }
-        let index = policy.voter_by_key(&jws.kid()).ok_or(BundleError::Stranger(jws.kid()))?;
-        let _: Verified<Ballot> = signed(WHAT, read(WHAT, jws)?, &policy.voter(index).key, signatures)?;
+        verify_ballot(policy, jws, signatures)?;
     }
     Ok(())
 }
@@ -315,10 +313,8 @@ fn count(
     signatures: Signatures<'_>,
 ) -> Result<Verified<Ballot>, BundleError> {
     const WHAT: &str = "ballot";
-    let claim: Signed<Ballot> = read(WHAT, jws)?;
-    let index = policy.voter_by_key(&jws.kid()).ok_or(BundleError::Stranger(jws.kid()))?;
+    let (index, ballot) = verify_ballot(policy, jws, signatures)?;
     let voter = policy.voter(index);
-    let ballot = signed(WHAT, claim, &voter.key, signatures)?;
     same(WHAT, Member::Deployment, &ballot.deployment, &vote_request.deployment)?;
     same(WHAT, Member::Request, &ballot.request, &vote_request.request)?;
     same(WHAT, Member::VoteRequest, &ballot.vote_request, &digest)?;
@@ -327,6 +323,18 @@ fn count(
         .cast(index, ballot.choice, at)
         .map_err(|source| BundleError::Ballot { voter: voter.name.clone(), source })?;
     Ok(ballot)
+}
+
+/// Verifies that a voter of this policy signed a ballot, and which one.
+fn verify_ballot(
+    policy: &Policy,
+    jws: &Jws,
+    signatures: Signatures<'_>,
+) -> Result<(VoterIndex, Verified<Ballot>), BundleError> {
+    const WHAT: &str = "ballot";
+    let claim: Signed<Ballot> = read(WHAT, jws)?;
+    let index = policy.voter_by_key(&jws.kid()).ok_or(BundleError::Stranger(jws.kid()))?;
+    Ok((index, signed(WHAT, claim, &policy.voter(index).key, signatures)?))
 }
 
 fn verify_cancel(

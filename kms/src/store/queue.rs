@@ -58,11 +58,7 @@ impl<W, R> Queue<W, R> {
             return false;
         }
         waiting.results.push(result);
-        let must_ring = waiting.sleeps;
-        drop(waiting);
-        if must_ring {
-            self.bell.notify_one();
-        }
+        self.ring_if_asleep(waiting);
         true
     }
 
@@ -75,11 +71,7 @@ impl<W, R> Queue<W, R> {
         }
         results.append(&mut waiting.results);
         waiting.results = results;
-        let must_ring = waiting.sleeps;
-        drop(waiting);
-        if must_ring {
-            self.bell.notify_one();
-        }
+        self.ring_if_asleep(waiting);
         Ok(())
     }
 
@@ -127,6 +119,15 @@ impl<W, R> Queue<W, R> {
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.bell.notify_one();
+    }
+
+    /// For results: one who does not sleep comes upon them by himself.
+    fn ring_if_asleep(&self, waiting: MutexGuard<'_, Waiting<W, R>>) {
+        let must_ring = waiting.sleeps;
+        drop(waiting);
+        if must_ring {
+            self.bell.notify_one();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting<W, R>> {
